@@ -9,11 +9,11 @@
 
 pub mod bytes;
 pub mod classify;
-
+pub mod decide;
 pub mod drive;
 pub mod identity;
 pub mod node;
-
+pub mod placement;
 pub mod pool;
 pub mod registry;
 pub mod volume;
