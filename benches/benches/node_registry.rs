@@ -49,7 +49,7 @@ fn registry(c: &mut Criterion, name: &str, drives: usize) {
     let mut group = c.benchmark_group(format!("registry/{name}"));
     group
         .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(3))
+        .measurement_time(Duration::from_secs(2))
         .sample_size(20);
 
     group.throughput(Throughput::Elements(NODES as u64));
