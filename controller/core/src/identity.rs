@@ -9,6 +9,7 @@
 //! contradicts, are a conflict that both of them show. The answer does not depend on names or order.
 
 mod evidence;
+mod memory;
 mod normal;
 mod resolver;
 

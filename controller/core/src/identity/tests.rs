@@ -565,7 +565,8 @@ proptest! {
         let first = run(&[], &seen);
         let known: Vec<KnownDrive> = first.iter().zip(&fleet).map(|(answer, (_, facts))| KnownDrive {
             id: answer.verdict.certain().unwrap().clone(),
-            evidence: RecordedEvidence::of(facts),
+            // As it comes back out of a status.
+            evidence: RecordedEvidence::from_map(&RecordedEvidence::of(facts).to_map()),
             aliases: Vec::new(),
             node: answer.node.clone(),
         }).collect();
