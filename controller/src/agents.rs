@@ -1,0 +1,3 @@
+//! The agents' side of the controller.
+pub mod identity;
+pub mod tokens;
