@@ -1,1 +1,4 @@
 //! Being built.
+
+pub mod hardware;
+pub mod inventory;
