@@ -2,3 +2,4 @@
 pub mod agents;
 pub mod listen;
 pub mod pki;
+pub mod telemetry;

@@ -351,7 +351,10 @@ fn new_server(
 ) -> Result<Identity, PkiError> {
     let (certificate, pair) = authority.make_server(names, now)?;
     write_private(&dir.join("server.key"), pair.serialize_pem().as_bytes())?;
-    write_private(&dir.join("server.crt"), to_pem(&certificate).as_bytes())?;
+    write_private(
+        &dir.join("server.crt"),
+        tls::certificate_pem(&certificate).as_bytes(),
+    )?;
     Ok(identity(authority, certificate, pair.serialize_der()))
 }
 
@@ -463,21 +466,6 @@ fn unix(time: SystemTime) -> i64 {
         .ok()
         .and_then(|d| i64::try_from(d.as_secs()).ok())
         .unwrap_or(0)
-}
-
-/// PEM of one certificate.
-#[must_use]
-pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
-    use base64::Engine as _;
-    let body = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let mut pem = String::with_capacity(body.len() + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
-    for line in body.as_bytes().chunks(64) {
-        pem.push_str(&String::from_utf8_lossy(line));
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 /// SHA-256, lower-case hex.
