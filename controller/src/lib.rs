@@ -1,5 +1,11 @@
-//! The control plane as a library: the binary, the tests and the benches use the same pieces.
+//! The controller: takes the agents' streams, keeps the registry, classifies drives, plans pools, places requests,
+//! reconciles the custom resources of `storage.billyronks.io/v1` and drives the storage systems.
+//!
+//! Decisions are made by `smart-storage-core`; this crate observes, asks it, and carries out what it says. It never
+//! writes to a drive: agents do, after their own proof.
+
 pub mod agents;
+pub mod crd;
 pub mod listen;
 pub mod pki;
 pub mod telemetry;
