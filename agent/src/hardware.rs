@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod ioctl;
+pub mod signatures;
 
 /// One whole block device as the kernel shows it now: never a partition, never a hidden multipath path.
 ///
