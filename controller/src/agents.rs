@@ -264,7 +264,10 @@ impl AgentsHub {
     }
 
     fn publish(&self, node: &NodeName, update: impl FnOnce(&mut NodeRecord, &mut Vec<DriveFacts>)) {
-        for changed in self.roster.publish(&self.registry, node, update) {
+        for changed in self
+            .roster
+            .publish(&self.registry, node, unix_ms(SystemTime::now()), update)
+        {
             self.changed(&changed);
         }
     }

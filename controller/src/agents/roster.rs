@@ -12,6 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use smart_storage_core::{
+    decide,
     drive::{DriveFacts, DriveId, NodeName},
     identity::{self, KnownDrive, RecordedEvidence, SeenDrive, Verdict},
     node::{DriveRecord, NodeRecord},
@@ -64,6 +65,7 @@ impl Roster {
         &self,
         registry: &Registry,
         node: &NodeName,
+        now_ms: u64,
         update: impl FnOnce(&mut NodeRecord, &mut Vec<DriveFacts>),
     ) -> BTreeSet<NodeName> {
         let mut known = self.known.lock();
@@ -79,7 +81,7 @@ impl Roster {
         let mut changed = BTreeSet::new();
         if let Some(drives) = kept(&record.drives, &facts) {
             record.drives = drives;
-            apply(registry, record, &mut changed);
+            apply(registry, record, now_ms, &mut changed);
             return changed;
         }
         let gone = record.drives.clone();
@@ -89,7 +91,7 @@ impl Roster {
             node,
             gone.iter().map(|drive| &drive.facts).chain(&facts),
         );
-        apply(registry, record, &mut changed);
+        apply(registry, record, now_ms, &mut changed);
         for other in touching {
             let Some(before) = registry.get(other.as_str()) else {
                 continue;
@@ -97,13 +99,14 @@ impl Roster {
             let facts: Vec<DriveFacts> = before.drives.iter().map(|drive| drive.facts.clone()).collect();
             let mut record = NodeRecord::clone(&before);
             record.drives = resolve(&mut known, registry, &other, &facts);
-            apply(registry, record, &mut changed);
+            apply(registry, record, now_ms, &mut changed);
         }
         changed
     }
 }
 
-fn apply(registry: &Registry, record: NodeRecord, changed: &mut BTreeSet<NodeName>) {
+fn apply(registry: &Registry, mut record: NodeRecord, now_ms: u64, changed: &mut BTreeSet<NodeName>) {
+    record.phase = decide::node::decide(Some(&record), now_ms).phase;
     let name = record.name.clone();
     if registry.apply(record) != Change::Unchanged {
         changed.insert(name);
@@ -279,7 +282,7 @@ mod tests {
     }
 
     fn tell(roster: &Roster, registry: &Registry, node: &str, drives: Vec<DriveFacts>) -> BTreeSet<NodeName> {
-        roster.publish(registry, &node.into(), |_, facts| *facts = drives)
+        roster.publish(registry, &node.into(), 0, |_, facts| *facts = drives)
     }
 
     #[test]

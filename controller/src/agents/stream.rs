@@ -5,11 +5,12 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
 use smart_storage_core::{
+    decide,
     drive::{DriveFacts, NodeName},
     node::{MemberReport, NodeRecord, SessionInfo},
 };
@@ -172,6 +173,23 @@ impl Drop for Claim {
         self.pending.lock().clear();
         self.hub.metrics.streams.dec();
         self.hub.changed(&self.node);
+        judge_absence_later(&self.hub, &self.node);
+    }
+}
+
+/// A node whose agent stays away is `Offline` after its grace; nothing else would look at it then.
+fn judge_absence_later(hub: &Arc<AgentsHub>, node: &NodeName) {
+    let (hub, node) = (Arc::downgrade(hub), node.clone());
+    // At the end of the process there is no runtime any more, and nobody to tell.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(decide::node::GRACE_MS + 100)).await;
+            if let Some(hub) = hub.upgrade()
+                && hub.registry.get(node.as_str()).is_some()
+            {
+                hub.publish(&node, |_, _| {});
+            }
+        });
     }
 }
 
