@@ -279,7 +279,6 @@ impl AgentsHub {
 }
 
 /// The agents' service (Sync and Renew) as a router for the agents' port, which must be mTLS.
-#[must_use]
 pub fn serve_streams(hub: Arc<AgentsHub>, authority: Arc<Authority>) -> Router {
     let service = AgentServiceServer::new(stream::Streams::new(hub, authority))
         // A snapshot of a machine with hundreds of drives stays far below.
@@ -288,7 +287,6 @@ pub fn serve_streams(hub: Arc<AgentsHub>, authority: Arc<Authority>) -> Router {
 }
 
 /// The enrolment service as a router for the enrolment port.
-#[must_use]
 pub fn serve_enrolment(enrolment: enrol::Enrolment) -> Router {
     let service = EnrolmentServiceServer::new(enrolment).max_decoding_message_size(64 << 10);
     Routes::new(service).prepare().into_axum_router()

@@ -88,7 +88,6 @@ impl Health {
 }
 
 /// `/healthz` and `/readyz`.
-#[must_use]
 pub fn health_router(health: Health) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
