@@ -176,7 +176,11 @@ impl Config {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             judge.wrong("--log-level", error.to_string());
         }
+        let runs = args.command.is_none();
         config.judge_files(&mut judge);
+        if runs {
+            config.judge_token(&mut judge);
+        }
         if judge.0.is_empty() {
             Ok(config)
         } else {
@@ -205,6 +209,9 @@ impl Config {
                 readable(file).and_then(|pem| enrol::certificates(&pem).map_err(|e| e.to_string()).map(drop));
             judge.take("--ca-file", ca);
         }
+    }
+
+    fn judge_token(&self, judge: &mut Judge) {
         // An enrolled agent runs on without its token, until its certificate is refused.
         if enrol::is_enrolled(&self.data_dir) {
             return;

@@ -2,7 +2,10 @@
 //!
 //! Each check of [`Health`] is set by its owner; `/readyz` answers 503 with the reasons while one is wrong.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{Router, extract::State, response::IntoResponse, routing::get};
 use http::{StatusCode, header};
@@ -14,7 +17,11 @@ use prometheus_client::{
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::inventory::Inventory;
+use crate::{
+    inventory::Inventory,
+    member::{MemberReports, MemberState},
+    watcher::Counters,
+};
 
 /// Starts logging to standard error.
 ///
@@ -102,6 +109,8 @@ pub struct Metrics {
     pub drives: Gauge,
     /// Members by state.
     pub members: Family<Label, Gauge>,
+    /// What the watcher did, by what it was.
+    pub watched: Family<Label, Counter>,
 }
 
 impl Metrics {
@@ -143,6 +152,11 @@ impl Metrics {
         );
         registry.register("drives", "Drives of the node", metrics.drives.clone());
         registry.register(
+            "watched",
+            "Kernel events, lost events, probes, full rescans and probes that did not come back",
+            metrics.watched.clone(),
+        );
+        registry.register(
             "members",
             "Pool members of the node, by state",
             metrics.members.clone(),
@@ -162,13 +176,47 @@ impl Metrics {
                 .inc();
         }
     }
+
+    /// Counts members.
+    pub fn reports(&self, reports: &MemberReports) {
+        self.members.clear();
+        for report in reports.values() {
+            let state = match report.state {
+                MemberState::Preparing => "preparing",
+                MemberState::Stopped => "stopped",
+                MemberState::Online => "online",
+                MemberState::Failed => "failed",
+                MemberState::Missing => "missing",
+                MemberState::Released => "released",
+                MemberState::Found => "found",
+            };
+            self.members.get_or_create(&[("state", state)]).inc();
+        }
+    }
+
+    /// Takes over what the watcher counted.
+    pub fn watcher(&self, counters: Counters) {
+        let set = |what: &'static str, value: u64| {
+            let counter = self.watched.get_or_create(&[("what", what)]);
+            counter.inner().store(value, Ordering::Relaxed);
+        };
+        set("event", counters.events);
+        set("lost_event", counters.lost);
+        set("probe", counters.probes);
+        set("rescan", counters.rescans);
+        set("stuck_probe", counters.stuck);
+    }
 }
 
-/// `/metrics`.
-pub fn metrics_router(registry: Registry) -> Router {
-    let metrics = get(|State(registry): State<Arc<Registry>>| async move {
+type Refresh = dyn Fn() + Send + Sync;
+
+/// `/metrics`. `refresh` is called before each answer, for what is counted elsewhere.
+pub fn metrics_router(registry: Registry, refresh: impl Fn() + Send + Sync + 'static) -> Router {
+    let state: Arc<(Registry, Box<Refresh>)> = Arc::new((registry, Box::new(refresh)));
+    let metrics = get(|State(state): State<Arc<(Registry, Box<Refresh>)>>| async move {
+        (state.1)();
         let mut text = String::new();
-        match encode(&mut text, &registry) {
+        match encode(&mut text, &state.0) {
             Ok(()) => {
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -176,9 +224,7 @@ pub fn metrics_router(registry: Registry) -> Router {
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     });
-    Router::new()
-        .route("/metrics", metrics)
-        .with_state(Arc::new(registry))
+    Router::new().route("/metrics", metrics).with_state(state)
 }
 
 #[cfg(test)]
