@@ -34,7 +34,12 @@ pub struct Args {
     #[arg(long, env = "JOIN_TOKEN_FILE")]
     pub join_token_file: Option<PathBuf>,
     /// Folder for identity, members and mounts
-    #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage-agent")]
+    #[arg(
+        long,
+        global = true,
+        env = "DATA_DIR",
+        default_value = "/var/lib/smart-storage-agent"
+    )]
     pub data_dir: PathBuf,
     /// Name of this node; default: the host name
     #[arg(long, env = "NODE_NAME")]
@@ -43,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "DISCOVER_INTERVAL", default_value = "300")]
     pub discover_interval: String,
     /// Where the host's /dev, /sys, /proc and /run/udev are
-    #[arg(long, env = "HOST_ROOT", default_value = "/")]
+    #[arg(long, global = true, env = "HOST_ROOT", default_value = "/")]
     pub host_root: PathBuf,
     /// Where /healthz and /readyz are answered
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:9081")]
@@ -52,10 +57,10 @@ pub struct Args {
     #[arg(long, env = "METRICS_ADDR", default_value = "0.0.0.0:9080")]
     pub metrics_addr: String,
     /// Log filter: error, warn, info, debug, trace, or directives
-    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    #[arg(long, global = true, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// Log JSON
-    #[arg(long, env = "LOG_JSON")]
+    #[arg(long, global = true, env = "LOG_JSON")]
     pub log_json: bool,
     /// Loop devices whose backing file lies under DIR count as drives
     #[arg(long, env = "INCLUDE_LOOP", value_name = "DIR")]
@@ -64,7 +69,7 @@ pub struct Args {
     #[arg(long, env = "SIMULATE", value_name = "FILE")]
     pub simulate: Option<PathBuf>,
     /// The storage program: a path, or a name to look for in PATH
-    #[arg(long, env = "WEED", default_value = "weed")]
+    #[arg(long, global = true, env = "WEED", default_value = "weed")]
     pub weed: PathBuf,
     /// What to do; nothing: run
     #[command(subcommand)]
@@ -337,6 +342,14 @@ mod tests {
         ] {
             assert_eq!(judge(&[flag, value]).unwrap_err(), [flag], "{flag} {value}");
         }
+    }
+
+    #[test]
+    fn stopping_members_needs_no_token_and_takes_flags_behind_it() {
+        let args = Args::try_parse_from(["agent", "stop-members", "--data-dir", "/no/such/folder"]).unwrap();
+        assert_eq!(args.command, Some(Command::StopMembers));
+        assert_eq!(args.data_dir, Path::new("/no/such/folder"));
+        assert!(Config::from_args(args).is_ok());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
 /// # Errors
 /// Why `level` is no filter.
 pub fn init_logs(level: &str, json: bool) -> Result<(), String> {
+    use std::io::IsTerminal as _;
     let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
@@ -36,7 +37,11 @@ pub fn init_logs(level: &str, json: bool) -> Result<(), String> {
             .try_init()
     } else {
         registry
-            .with(fmt::layer().with_writer(std::io::stderr))
+            .with(
+                fmt::layer()
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_writer(std::io::stderr),
+            )
             .try_init()
     };
     started.map_err(|error| error.to_string())
