@@ -2,3 +2,4 @@
 
 pub mod hardware;
 pub mod inventory;
+pub mod watcher;
