@@ -254,6 +254,80 @@ fn a_device_that_somebody_holds_exclusively_is_not_blank() {
     assert_eq!(again.unwrap().usage.blank, Some(true));
 }
 
+/// A child that is killed at the end.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn what_is_mounted_only_in_another_mount_namespace_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Loop::attach(folder.path(), "elsewhere", 64 << 20);
+    run("mkfs.ext4", &["-q", "-F", &device.dev()]);
+    let mount_point = folder.path().join("mnt");
+    std::fs::create_dir(&mount_point).unwrap();
+    let script = format!(
+        "mount {} {} && echo ready && exec sleep 60",
+        device.dev(),
+        mount_point.display()
+    );
+    let mut child = Child(
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.0.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    assert_eq!(line, "ready\n");
+    let found = probe(&machine(folder.path()), &device.name);
+    let expected = format!(
+        "ext4 mounted on {} in another mount namespace",
+        mount_point.display()
+    );
+    assert!(words(&found).contains(&expected), "{found:#?}");
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn swap_in_use_and_bind_mounts_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let linux = machine(folder.path());
+    let swap = Loop::attach(folder.path(), "swap", 64 << 20);
+    run("mkswap", &[&swap.dev()]);
+    run("swapon", &[&swap.dev()]);
+    let found = probe(&linux, &swap.name);
+    run("swapoff", &[&swap.dev()]);
+    assert_eq!(words(&found), ["swap area", "swap in use"]);
+    let device = Loop::attach(folder.path(), "bind", 64 << 20);
+    run("mkfs.ext4", &["-q", "-F", &device.dev()]);
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    for path in [&first, &second] {
+        std::fs::create_dir(path).unwrap();
+    }
+    let (first, second) = (first.display().to_string(), second.display().to_string());
+    run("mount", &[&device.dev(), &first]);
+    run("mount", &["--bind", &format!("{first}/lost+found"), &second]);
+    run("umount", &[&first]);
+    let found = probe(&linux, &device.name);
+    run("umount", &[&second]);
+    assert!(
+        words(&found).contains(&format!("ext4 mounted on {second} (its /lost+found)")),
+        "{found:#?}"
+    );
+}
+
 #[test]
 #[ignore = "needs root and loop devices"]
 fn partitions_are_found_with_and_without_the_kernels_help_and_writes_are_noticed() {
