@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,17 @@ use crate::hardware::uevent::Monitor;
 use crate::hardware::{Depth, Device, Fault, Hardware, HolderKind, Probe, Surroundings};
 use crate::inventory::{self, Finding, Inventory};
 
+mod handle;
 mod schedule;
 
+pub use handle::{Counters, WatcherGone, WatcherHandle};
+use handle::{Message, Sender, SharedCounters};
 use schedule::{Limits, Schedule};
 
 /// Mount tables of busy nodes change all the time: they are read at most this often.
 const MOUNTS_QUIET: Duration = Duration::from_millis(100);
+/// A list of drives that cannot be read is tried again after this.
+const RETRY_LIST: Duration = Duration::from_secs(10);
 /// A probe reads small buffers only.
 const PROBE_STACK_BYTES: usize = 512 << 10;
 
@@ -35,114 +40,6 @@ const PROBE_STACK_BYTES: usize = 512 << 10;
 pub struct WatcherConfig {
     /// Time between full rescans; announcements do not wait for it.
     pub discover_interval: Duration,
-}
-
-/// What the watcher has done since it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Announcements of the kernel.
-    pub events: u64,
-    /// Times that the kernel dropped announcements.
-    pub lost: u64,
-    /// Probes of single drives.
-    pub probes: u64,
-    /// Full rescans.
-    pub rescans: u64,
-    /// Probes that did not come back in time.
-    pub stuck: u64,
-}
-
-#[derive(Debug, Default)]
-struct SharedCounters {
-    events: AtomicU64,
-    lost: AtomicU64,
-    probes: AtomicU64,
-    rescans: AtomicU64,
-    stuck: AtomicU64,
-}
-
-/// The watcher has ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the watcher of drives has ended")]
-pub struct WatcherGone;
-
-/// Speaks to the watcher; when the last handle is dropped, the watcher ends.
-#[derive(Debug, Clone)]
-pub struct WatcherHandle {
-    line: Arc<Line>,
-    counters: Arc<SharedCounters>,
-}
-
-impl WatcherHandle {
-    /// Probes everything anew and answers when the new picture has been published.
-    ///
-    /// # Errors
-    /// Where the watcher has ended.
-    pub async fn probe_now(&self) -> Result<(), WatcherGone> {
-        let (done, answer) = oneshot::channel();
-        self.line.send(Message::ProbeNow(done))?;
-        answer.await.map_err(|_| WatcherGone)
-    }
-
-    /// Changes the time between rescans.
-    ///
-    /// # Errors
-    /// Where the watcher has ended.
-    pub fn set_discover_interval(&self, interval: Duration) -> Result<(), WatcherGone> {
-        self.line.send(Message::Interval(interval))
-    }
-
-    /// What was done so far.
-    pub fn counters(&self) -> Counters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            events: read(&self.counters.events),
-            lost: read(&self.counters.lost),
-            probes: read(&self.counters.probes),
-            rescans: read(&self.counters.rescans),
-            stuck: read(&self.counters.stuck),
-        }
-    }
-}
-
-/// A way to the watcher that wakes it.
-#[derive(Debug, Clone)]
-struct Sender {
-    messages: mpsc::Sender<Message>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Sender {
-    fn send(&self, message: Message) -> Result<(), WatcherGone> {
-        self.messages.send(message).map_err(|_| WatcherGone)?;
-        // The counter of an eventfd is full after 2^64 wakes.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-        Ok(())
-    }
-}
-
-/// The handles' common end: dropping it ends the watcher.
-#[derive(Debug)]
-struct Line(Sender);
-
-impl Line {
-    fn send(&self, message: Message) -> Result<(), WatcherGone> {
-        self.0.send(message)
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        let _ = self.0.send(Message::End);
-    }
-}
-
-#[derive(Debug)]
-enum Message {
-    ProbeNow(oneshot::Sender<()>),
-    Interval(Duration),
-    Probed(String, Option<Box<Device>>),
-    End,
 }
 
 /// Watches the drives of one machine.
@@ -208,13 +105,7 @@ impl Watcher {
         std::thread::Builder::new()
             .name("watcher".into())
             .spawn(move || watcher.run())?;
-        Ok((
-            pictures,
-            WatcherHandle {
-                line: Arc::new(Line(sender)),
-                counters,
-            },
-        ))
+        Ok((pictures, WatcherHandle::new(sender, counters)))
     }
 
     fn run(mut self) {
@@ -443,6 +334,7 @@ impl Watcher {
             }
             Err(fault) => {
                 self.list_fault = Some(fault);
+                self.rescan_at = now + self.interval.min(RETRY_LIST);
                 self.publish([]);
                 return BTreeSet::new();
             }

@@ -213,7 +213,7 @@ fn size_in_words(bytes: u64) -> String {
     ];
     let unit = UNITS.into_iter().find(|(unit, _)| bytes >= *unit);
     match unit {
-        Some((unit, name)) if bytes % unit == 0 => format!("{} {name}", bytes / unit),
+        Some((unit, name)) if bytes.is_multiple_of(unit) => format!("{} {name}", bytes / unit),
         Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
         None => format!("{bytes} bytes"),
     }

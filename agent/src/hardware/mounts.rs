@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Fault, Mount, Probe, Surroundings, Swap};
@@ -25,9 +26,16 @@ pub(super) fn read(host_root: &Path) -> Surroundings {
         }
     }
     hosts.extend(mounts.iter().map(|m| (m.major, m.minor, m.source.clone())));
+    let mut hidden = false;
     for (pid, table) in other_namespaces(&proc) {
-        // A process that ended between is no fault.
-        let Ok(bytes) = fs::read(&table) else { continue };
+        let bytes = match fs::read(&table) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // A process that ended meanwhile is no fault.
+                hidden |= error.kind() == io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
         for mount in parse_mountinfo(&String::from_utf8_lossy(&bytes)) {
             // Containers see copies of the host's mounts: only what nobody else shows is news.
             if hosts.insert((mount.major, mount.minor, mount.source.clone())) {
@@ -37,6 +45,10 @@ pub(super) fn read(host_root: &Path) -> Surroundings {
                 });
             }
         }
+    }
+    if hidden {
+        let detail = "mount namespaces of other processes may not be read (CAP_SYS_PTRACE is missing)";
+        around.faults.push(Fault::failed(Probe::Mounts, "", detail));
     }
     around.mounts = mounts.into_iter().collect();
     match fs::read(proc.join("swaps")) {
@@ -65,12 +77,12 @@ pub(super) fn tables(host_root: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// One process of each mount namespace that is not the host's.
+/// One process of each other mount namespace, and its table.
 fn other_namespaces(proc: &Path) -> Vec<(u32, PathBuf)> {
-    let namespace = |pid: &str| fs::read_link(proc.join(pid).join("ns/mnt")).ok();
+    let namespace = |pid: &str| fs::read_link(proc.join(pid).join("ns/mnt"));
     let mut seen: BTreeSet<PathBuf> = [namespace("1"), namespace("self")]
         .into_iter()
-        .flatten()
+        .filter_map(Result::ok)
         .collect();
     let mut pids: Vec<u32> = fs::read_dir(proc)
         .into_iter()
@@ -78,13 +90,23 @@ fn other_namespaces(proc: &Path) -> Vec<(u32, PathBuf)> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     pids.sort_unstable();
-    pids.into_iter()
-        .filter_map(|pid| {
-            let of = namespace(&pid.to_string())?;
-            seen.insert(of)
-                .then(|| (pid, proc.join(pid.to_string()).join("mountinfo")))
-        })
-        .collect()
+    let mut others = Vec::new();
+    for pid in pids {
+        match namespace(&pid.to_string()) {
+            Ok(of) => {
+                if seen.insert(of) {
+                    others.push((pid, proc.join(pid.to_string()).join("mountinfo")));
+                }
+            }
+            // The first process' table is read in any case; another's may be readable although its namespace is not.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && pid != 1 => {
+                others.push((pid, proc.join(pid.to_string()).join("mountinfo")));
+            }
+            // It ended meanwhile, or is a thread of the kernel.
+            Err(_) => {}
+        }
+    }
+    others
 }
 
 /// Mounts of block devices in a mountinfo table; lines that make no sense are passed over.

@@ -292,6 +292,8 @@ fn ids_that_say_nothing_are_left_out() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
     #[test]
     fn no_attribute_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64), name in "[a-z0-9!-]{1,12}") {
         let tree = Tree::new();
