@@ -9,8 +9,19 @@
 
 use serde::{Deserialize, Serialize};
 
+mod holders;
 pub mod ioctl;
+pub mod linux;
+mod mounts;
+mod nvme;
+mod nvme_cli;
+mod program;
 pub mod signatures;
+pub mod sim;
+mod smart;
+mod sysfs;
+mod udev;
+pub mod uevent;
 
 /// One whole block device as the kernel shows it now: never a partition, never a hidden multipath path.
 ///
@@ -446,12 +457,15 @@ pub trait Hardware: Send + Sync + 'static {
     /// below a mapped device.
     fn drives_below(&self, name: &str) -> Vec<String>;
 
+    /// The drives that carry this mount.
+    fn drives_of_mount(&self, mount: &Mount) -> Vec<String>;
+
     /// Whether udevd has finished with this device; always true where no udevd runs.
     fn settled(&self, name: &str) -> bool;
 
     /// Whether the kernel announces changes of this hardware (a simulation has no kernel).
     fn has_events(&self) -> bool;
 
-    /// The mount table whose change is to be noticed.
-    fn mount_table(&self) -> Option<std::path::PathBuf>;
+    /// The mount tables whose change is to be noticed.
+    fn mount_tables(&self) -> Vec<std::path::PathBuf>;
 }

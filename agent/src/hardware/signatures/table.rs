@@ -35,6 +35,16 @@ pub struct Entry {
     pub length_bytes: u64,
 }
 
+impl Entry {
+    /// Whether a byte of the device lies in it. Partitions that begin at 0 (hybrid images) hold nothing of their own.
+    pub(super) fn holds(&self, offset: u64) -> bool {
+        self.start_bytes > 0
+            && offset
+                .checked_sub(self.start_bytes)
+                .is_some_and(|at| at < self.length_bytes)
+    }
+}
+
 /// A partition table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {

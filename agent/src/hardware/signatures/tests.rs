@@ -296,9 +296,12 @@ fn what_lies_in_a_partition_is_found_without_the_kernels_help() {
     let start = MIB as usize;
     image[start..start + 4].copy_from_slice(b"XFSB");
     image[start + 32..start + 48].fill(0x22);
+    // A copy within the partition that happens to lie where a copy of the whole device's would.
+    let half = image.len() / 2 / 2;
+    image[half..half + 4].copy_from_slice(b"XFSB");
     let findings = examine(image.as_slice(), image.len() as u64);
     assert_eq!(findings.mark, None);
-    assert_eq!(findings.signatures.len(), 1);
+    assert_eq!(findings.signatures.len(), 1, "{findings:?}");
     assert_eq!(findings.signatures[0].partition, Some(1));
     assert_eq!(findings.signatures[0].offset, MIB);
     assert_eq!(
