@@ -256,6 +256,9 @@ impl Drop for Bed {
             let _ = master.wait();
         }
         for name in &self.loops {
+            let _ = Command::new("blockdev")
+                .args(["--setrw", &format!("/dev/{name}")])
+                .status();
             let _ = Command::new("partx")
                 .args(["-d", &format!("/dev/{name}")])
                 .stderr(Stdio::null())
@@ -500,6 +503,8 @@ async fn a_drive_that_is_in_use_is_refused_and_its_bytes_stay() {
             run("umount", &[mount.to_str().unwrap()]);
         }
         let last = bed.loops.pop().unwrap();
+        // The flag belongs to the loop device and would outlive its detaching.
+        run("blockdev", &["--setrw", &format!("/dev/{last}")]);
         run("losetup", &["-d", &format!("/dev/{last}")]);
         bed.loops.push(last);
         fs::File::options()
