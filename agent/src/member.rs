@@ -14,6 +14,8 @@
 
 mod expected;
 pub mod fault;
+#[cfg(test)]
+mod journey;
 mod judge;
 mod mark;
 mod mount;

@@ -268,12 +268,16 @@ impl Running {
 
 /// Asks the process how it is: the HTTP status of `/healthz`, within two seconds.
 pub(super) async fn health(port: u16) -> io::Result<u16> {
+    health_of(port, "/healthz").await
+}
+
+/// The HTTP status of a path on this machine, within two seconds.
+pub(super) async fn health_of(port: u16, path: &str) -> io::Result<u16> {
     const LIMIT: Duration = Duration::from_secs(2);
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream
-            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = [0; 64];
         let mut length = 0;
         while length < 12 {
@@ -407,11 +411,18 @@ mod tests {
         let config = MemberConfig::new(folder.path(), &script);
         let spec = spec(MEMBER, Phase::Finished);
         let mut running = start(&config, &spec, (1, 2)).unwrap();
-        let found = find(&config, spec.order.member_id).unwrap();
-        assert_eq!(
-            found.iter().map(|found| found.pid).collect::<Vec<_>>(),
-            [running.pid]
-        );
+        // Between exec and its end the kernel shows no command line for a moment.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let pids = || {
+            find(&config, spec.order.member_id)
+                .unwrap()
+                .iter()
+                .map(|found| found.pid)
+                .collect::<Vec<_>>()
+        };
+        while pids() != [running.pid] {
+            assert!(std::time::Instant::now() < deadline, "{:?}", pids());
+        }
         assert_eq!(running.reap(), None);
         running.stop().await.unwrap();
         assert!(find(&config, spec.order.member_id).unwrap().is_empty());

@@ -209,7 +209,9 @@ fn fits(seen: &Device, file_system: FileSystem) -> Result<(), MemberError> {
         FileSystem::Xfs => SMALLEST_XFS,
         FileSystem::Ext4 => SMALLEST_EXT4,
     };
-    let (reason, why) = if seen.read_only != Some(false) {
+    let (reason, why) = if seen.read_only == Some(true) {
+        ("ReadOnly", "the kernel refuses to write to it".to_owned())
+    } else if seen.read_only.is_none() {
         ("ReadOnly", "it is not known to be writable".to_owned())
     } else if seen.zoned == Zoned::HostManaged {
         (
