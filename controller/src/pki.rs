@@ -5,11 +5,13 @@
 //! It never decides who may have a certificate (tokens and the agents' port do), and a key never leaves its file
 //! but into rustls.
 
+mod files;
+
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -29,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use self::files::{content_error, file_error, read};
 use crate::listen::TlsSource;
+
+pub use self::files::{private_dir, write_private};
 
 /// Life of the CA.
 pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -480,62 +485,6 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
             let _ = write!(hex, "{byte:02x}");
             hex
         })
-}
-
-fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|e| file_error(path, e))
-}
-
-/// A folder that only its owner may enter, made with its parents.
-///
-/// # Errors
-/// [`PkiError::File`].
-pub fn private_dir(dir: &Path) -> Result<(), PkiError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| file_error(dir, e))
-}
-
-/// Writes a file of mode 0600 whole or not at all: synced under another name, then renamed.
-///
-/// # Errors
-/// [`PkiError::File`].
-pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.new", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = (|| {
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    })();
-    written.map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        file_error(path, e)
-    })
-}
-
-fn file_error(path: &Path, source: io::Error) -> PkiError {
-    PkiError::File {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-fn content_error(path: &Path, reason: &dyn std::fmt::Display) -> PkiError {
-    PkiError::Content {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -103,26 +103,26 @@ pub fn health_router(health: Health) -> Router {
         .with_state(health)
 }
 
+type Scraped = Arc<(Registry, Box<dyn Fn() + Send + Sync>)>;
+
 /// `/metrics`. `refresh` is called before each answer, to set gauges that are counted rather than kept.
 pub fn metrics_router(registry: Registry, refresh: impl Fn() + Send + Sync + 'static) -> Router {
-    let state: Arc<(Registry, Box<dyn Fn() + Send + Sync>)> = Arc::new((registry, Box::new(refresh)));
-    let metrics = get(
-        |State(state): State<Arc<(Registry, Box<dyn Fn() + Send + Sync>)>>| async move {
-            (state.1)();
-            let mut text = String::new();
-            match encode(&mut text, &state.0) {
-                Ok(()) => (
-                    [(
-                        header::CONTENT_TYPE,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    )],
-                    text,
-                )
-                    .into_response(),
-                Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-            }
-        },
-    );
+    let state: Scraped = Arc::new((registry, Box::new(refresh)));
+    let metrics = get(|State(state): State<Scraped>| async move {
+        (state.1)();
+        let mut text = String::new();
+        match encode(&mut text, &state.0) {
+            Ok(()) => (
+                [(
+                    header::CONTENT_TYPE,
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                )],
+                text,
+            )
+                .into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    });
     Router::new().route("/metrics", metrics).with_state(state)
 }
 
