@@ -118,6 +118,7 @@ struct Live {
     number: u64,
     outgoing: mpsc::Sender<Result<pb::ControllerMessage, Status>>,
     pending: Pending,
+    expel: Option<oneshot::Sender<String>>,
     welcomed: bool,
 }
 
@@ -180,6 +181,16 @@ impl AgentsHub {
     /// Forgets drives: should they be seen again, they are new.
     pub fn forget_drives<'a>(&self, drives: impl IntoIterator<Item = &'a DriveId>) {
         self.roster.forget(drives);
+    }
+
+    /// Ends a node's stream and tells its agent why; it comes back, and is admitted or not. Nothing happens where the
+    /// node has none.
+    pub fn expel(&self, node: &NodeName, reason: &str) {
+        let mut streams = self.streams.lock();
+        if let Some(expel) = streams.get_mut(node).and_then(|live| live.expel.take()) {
+            // A stream that is just ending does not hear it any more.
+            let _ = expel.send(reason.to_owned());
+        }
     }
 
     /// Forgets a node that nobody wants any more, unless its agent is connected.

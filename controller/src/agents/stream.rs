@@ -21,7 +21,7 @@ use smart_storage_proto::{
         controller_message::Message as Answer,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
@@ -69,7 +69,8 @@ impl AgentService for Streams {
             ));
         }
         let (outgoing, answers) = mpsc::channel(QUEUE);
-        let claim = Claim::take(&self.hub, &node, outgoing.clone()).ok_or_else(|| {
+        let (expel, expelled) = oneshot::channel();
+        let claim = Claim::take(&self.hub, &node, outgoing.clone(), expel).ok_or_else(|| {
             self.hub
                 .metrics
                 .refused
@@ -90,6 +91,7 @@ impl AgentService for Streams {
             session: Session::new(node, Instant::now()),
             claim,
             outgoing,
+            expelled,
         };
         tokio::spawn(driver.run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
@@ -118,6 +120,7 @@ impl Claim {
         hub: &Arc<AgentsHub>,
         node: &NodeName,
         outgoing: mpsc::Sender<Result<pb::ControllerMessage, Status>>,
+        expel: oneshot::Sender<String>,
     ) -> Option<Self> {
         let mut streams = hub.streams.lock();
         if streams.contains_key(node) {
@@ -129,6 +132,7 @@ impl Claim {
             number,
             outgoing,
             pending: Arc::clone(&pending),
+            expel: Some(expel),
             welcomed: false,
         };
         streams.insert(node.clone(), live);
@@ -197,6 +201,7 @@ struct Driver {
     session: Session,
     claim: Claim,
     outgoing: mpsc::Sender<Result<pb::ControllerMessage, Status>>,
+    expelled: oneshot::Receiver<String>,
 }
 
 /// Why a stream ended.
@@ -210,6 +215,8 @@ enum End {
     Refused(#[from] Refusal),
     #[error("the agent does not read")]
     Stuck,
+    #[error("{0}")]
+    Expelled(String),
     #[error("this controller stops, or does not lead any more")]
     Closing,
 }
@@ -221,6 +228,7 @@ impl Driver {
             let deadline = tokio::time::Instant::from_std(self.session.deadline());
             let message = tokio::select! {
                 () = closing.cancelled() => break End::Closing,
+                Ok(reason) = &mut self.expelled => break End::Expelled(reason),
                 () = tokio::time::sleep_until(deadline) => {
                     if let Err(refusal) = self.session.tick(Instant::now()) {
                         break End::Refused(refusal);
@@ -249,6 +257,7 @@ impl Driver {
             End::Refused(Refusal::Silent) => Some(("silent", Status::deadline_exceeded(end.to_string()))),
             End::Refused(_) => Some(("protocol", Status::failed_precondition(end.to_string()))),
             End::Stuck => Some(("stuck", Status::resource_exhausted(end.to_string()))),
+            End::Expelled(_) => Some(("expelled", Status::permission_denied(end.to_string()))),
             End::Closing => Some(("closing", Status::unavailable(end.to_string()))),
         };
         info!(node = %self.claim.node, reason = %end, "stream ended");

@@ -444,6 +444,29 @@ async fn a_node_that_is_not_admitted_hears_why() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_expelled_hears_why_and_is_not_connected() {
+    let controller = controller().await;
+    let agent = controller.agent("node-1");
+    agent.start();
+    controller.synced("node-1").await;
+    controller
+        .hub
+        .expel(&"node-1".into(), "its StorageNode was deleted");
+    until("it came back", || {
+        let outcome = |outcome| {
+            agent
+                .session
+                .metrics
+                .streams
+                .get_or_create(&[("outcome", outcome)])
+                .get()
+        };
+        outcome("refused") == 1 && outcome("welcomed") == 2
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn another_protocol_version_is_refused_by_name() {
     let controller = controller().await;
     let mut agent = controller.agent("node-1");
