@@ -4,4 +4,8 @@
 //! Decisions are made by `smart-storage-core`; this crate observes, asks it, and carries out what it says. It never
 //! writes to a drive: agents do, after their own proof.
 
+pub mod agents;
 pub mod crd;
+pub mod listen;
+pub mod pki;
+pub mod telemetry;
