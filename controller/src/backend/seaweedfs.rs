@@ -26,6 +26,7 @@
 mod address;
 mod directory;
 mod error;
+mod health;
 mod identity;
 #[cfg(test)]
 mod live;
@@ -45,6 +46,7 @@ pub use self::{
     error::{
         CallError, DeleteVolumeError, EnsureVolumeError, Failure, IdentityError, Part, QuotaError, RuleError,
     },
+    health::{Health, PartHealth},
     rules::Rule,
     topology::{Disk, TagCapacity, Topology},
 };
@@ -80,7 +82,7 @@ pub struct Endpoints {
     pub master: Address,
     /// The filer; the S3 identities are served there too.
     pub filer: Address,
-    /// URL of the S3 gateway, no `/` at its end.
+    /// URL of the S3 gateway, `http://host:port`: no roots for its certificate can be given yet.
     pub s3: String,
 }
 
@@ -91,7 +93,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Not a URL of an S3 gateway.
-    #[error("{0:?} is no URL of an S3 gateway: http://host:port or https://host:port")]
+    #[error("{0:?} is no URL of an S3 gateway: it must be http://host:port")]
     S3(String),
     /// No gRPC channel can be made to it.
     #[error("gRPC: {0}")]
@@ -129,51 +131,6 @@ impl Endpoints {
             "weed mount -filer={} -filer.path={BUCKETS}/{volume}/{DATA} -dir=<DIRECTORY>",
             self.filer
         )
-    }
-}
-
-/// One part of the cluster, as it was seen just now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartHealth {
-    /// It answered.
-    Serving,
-    /// It did not, or it cannot do its work.
-    Failing(String),
-}
-
-/// The cluster's parts, as they were seen just now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// The master: it knows its leader.
-    pub master: PartHealth,
-    /// The filer: it answers gRPC.
-    pub filer: PartHealth,
-    /// The S3 gateway: it answers HTTP. Without it no quota is enforced.
-    pub s3: PartHealth,
-}
-
-impl Health {
-    /// Whether every part serves.
-    #[must_use]
-    pub fn is_serving(&self) -> bool {
-        [&self.master, &self.filer, &self.s3]
-            .into_iter()
-            .all(|part| *part == PartHealth::Serving)
-    }
-
-    /// What does not serve, in words.
-    #[must_use]
-    pub fn faults(&self) -> Vec<String> {
-        let parts = [
-            (Part::Master, &self.master),
-            (Part::Filer, &self.filer),
-            (Part::S3, &self.s3),
-        ];
-        let fault = |(part, health): (Part, &PartHealth)| match health {
-            PartHealth::Serving => None,
-            PartHealth::Failing(reason) => Some(format!("{part}: {reason}")),
-        };
-        parts.into_iter().filter_map(fault).collect()
     }
 }
 
@@ -246,92 +203,6 @@ impl SeaweedFs {
                 bucket: volume.to_owned(),
             }),
             mount: Some(endpoints.mount_command(volume)),
-        }
-    }
-
-    /// Asks every part at once; takes a few seconds at most.
-    pub async fn health(&self) -> Health {
-        let (master, filer, s3) = tokio::join!(
-            self.master_health(),
-            within(self.filer_answers()),
-            self.gateway_health()
-        );
-        Health { master, filer, s3 }
-    }
-
-    async fn master_health(&self) -> PartHealth {
-        let mut master = self.inner.master.clone();
-        let asked = async move {
-            match master
-                .get_master_configuration(master_pb::GetMasterConfigurationRequest {})
-                .await
-            {
-                Ok(answer) if answer.get_ref().leader.is_empty() => Err("there is no leader".to_owned()),
-                Ok(_) => Ok(()),
-                Err(status) => Err(CallError::from_status(Part::Master, "answer", &status).words),
-            }
-        };
-        within(asked).await
-    }
-
-    async fn gateway_health(&self) -> PartHealth {
-        let url = format!("{}/healthz", self.endpoints().s3);
-        let asked = async {
-            match self.inner.http.get(url).send().await {
-                Ok(answer) if answer.status().is_success() => Ok(()),
-                Ok(answer) => Err(format!("it answers {}", answer.status())),
-                Err(error) => Err(error.without_url().to_string()),
-            }
-        };
-        within(asked).await
-    }
-
-    /// Every drive of the cluster with its slots.
-    ///
-    /// # Errors
-    /// When the master cannot be asked.
-    pub async fn topology(&self) -> Result<Topology, CallError> {
-        Ok(Topology::from_answer(self.volume_list(String::new()).await?))
-    }
-
-    /// Bytes that a volume holds, one copy, without garbage, as of the servers' last reports (about 5 s).
-    ///
-    /// # Errors
-    /// When the master cannot be asked.
-    pub async fn usage(&self, volume: &str) -> Result<u64, CallError> {
-        let mut master = self.inner.master.clone();
-        let answer = master
-            .collection_statistics(master_pb::CollectionStatisticsRequest {})
-            .await;
-        match answer {
-            Ok(answer) => Ok(answer
-                .into_inner()
-                .collections
-                .iter()
-                .find(|found| found.collection == volume)
-                .map_or(0, |found| found.size.saturating_sub(found.deleted_byte_count))),
-            Err(status) if status.code() == tonic::Code::Unimplemented => {
-                let list = self.volume_list(volume.to_owned()).await?;
-                Ok(topology::live_bytes(&list, volume))
-            }
-            Err(status) => Err(CallError::from_status(
-                Part::Master,
-                "sum up the collections",
-                &status,
-            )),
-        }
-    }
-
-    /// `collection`: list the volumes of that one only; empty lists all.
-    async fn volume_list(&self, collection: String) -> Result<master_pb::VolumeListResponse, CallError> {
-        let mut master = self.inner.master.clone();
-        let request = master_pb::VolumeListRequest {
-            collection,
-            ..Default::default()
-        };
-        match master.volume_list(request).await {
-            Ok(answer) => Ok(answer.into_inner()),
-            Err(status) => Err(CallError::from_status(Part::Master, "list the volumes", &status)),
         }
     }
 
@@ -573,14 +444,6 @@ fn channel(address: &Address, deadline: Duration) -> Result<Channel, tonic::tran
         .connect_lazy())
 }
 
-async fn within(asked: impl Future<Output = Result<(), String>>) -> PartHealth {
-    match tokio::time::timeout(HEALTH, asked).await {
-        Ok(Ok(())) => PartHealth::Serving,
-        Ok(Err(reason)) => PartHealth::Failing(reason),
-        Err(_) => PartHealth::Failing(format!("no answer within {} s", HEALTH.as_secs())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -634,7 +497,9 @@ mod tests {
             "weed mount -filer=h:8888.18888 -filer.path=/buckets/uv-1/data -dir=<DIRECTORY>"
         );
         assert_eq!(endpoints.s3, "http://h:8333");
-        assert!(Endpoints::parse("h:1.2", "h:3.4", "h:8333").is_err());
+        for s3 in ["h:8333", "https://h:8333", "http://h:8333/path", "http://"] {
+            assert!(Endpoints::parse("h:1.2", "h:3.4", s3).is_err(), "{s3}");
+        }
         assert!(Endpoints::parse("h", "h:3.4", "http://h:8333").is_err());
     }
 

@@ -28,6 +28,10 @@ struct Weed {
 
 impl Drop for Weed {
     fn drop(&mut self) {
+        let mounted = self.path("mounted");
+        if fs::read_to_string("/proc/mounts").is_ok_and(|all| all.contains(&*mounted.to_string_lossy())) {
+            let _ = Command::new("umount").arg("-l").arg(&mounted).status();
+        }
         for (_, child) in &mut self.running {
             let _ = child.kill();
             let _ = child.wait();
@@ -431,12 +435,10 @@ async fn a_volume_lives_on_its_pools_drives_is_closed_when_full_grows_and_goes_w
         fs.ensure_volume(&spec(a, "pool-a", 8 * MIB)).await.is_ok(),
         "full is no error of ensure"
     );
-    assert_eq!(
-        weed.s3(Some(&keys_a), Method::PUT, a, "data/more", vec![5; 10])
-            .await
-            .is_server_error(),
-        true
-    );
+    let still = weed
+        .s3(Some(&keys_a), Method::PUT, a, "data/more", vec![5; 10])
+        .await;
+    assert!(still.is_server_error(), "{still}");
 
     // Grown: open at once.
     fs.set_quota(a, CLUSTER, 64 * MIB).await.unwrap();
@@ -541,6 +543,101 @@ async fn a_volume_lives_on_its_pools_drives_is_closed_when_full_grows_and_goes_w
             .unwrap()
             .is_some()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs weed, root and /dev/fuse"]
+async fn a_half_made_volume_is_mended_and_mounting_it_keeps_its_quota() {
+    let mut weed = Weed::start().await;
+    let fs = weed.adapter();
+    let name = "uv-00000000-0000-4000-8000-00000000000c";
+    let wanted = spec(name, "pool-b", 16 * MIB);
+    let keys = keys();
+    fs.ensure_identity(name, &keys).await.unwrap();
+    let handle = fs.ensure_volume(&wanted).await.unwrap();
+    let entry = || async { fs.look_up(BUCKETS, name).await.unwrap().unwrap() };
+    let whole = || async {
+        let folder = fs.look_up(&handle.path, DATA).await.unwrap().is_some();
+        folder && entry().await.quota == 16 << 20 && rules_of(&fs).await == [prefix(name)]
+    };
+    assert!(whole().await);
+
+    // The folder is gone, the rule is gone, the quota was reset: whatever happened, it is made whole.
+    fs.change_rule(Change::Remove(prefix(name))).await.unwrap();
+    assert!(!whole().await);
+    assert_eq!(fs.ensure_volume(&wanted).await.unwrap(), handle);
+    assert!(whole().await);
+    let gone = client()
+        .delete(weed.filer(&handle.data_path))
+        .query(&[("recursive", "true")])
+        .send()
+        .await
+        .unwrap();
+    assert!(gone.status().is_success());
+    let reset = wire::filer::Entry {
+        quota: 0,
+        ..entry().await
+    };
+    fs.update_owned(reset, name, CLUSTER).await.unwrap();
+    assert!(!whole().await);
+    assert_eq!(fs.ensure_volume(&wanted).await.unwrap(), handle);
+    assert!(whole().await);
+
+    // A folder that its user emptied stays; in a bucket without our switch it is taken away.
+    let plain = "plain-bucket";
+    for path in [
+        format!("/buckets/{plain}/data/x"),
+        format!("{}/x", handle.data_path),
+    ] {
+        let put = client().put(weed.filer(&path)).body("x").send().await.unwrap();
+        assert!(put.status().is_success());
+        let gone = client().delete(weed.filer(&path)).send().await.unwrap();
+        assert!(gone.status().is_success());
+    }
+    let waited = until(Duration::from_secs(300), "the cleaner came by", || async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fs.look_up(&format!("{BUCKETS}/{plain}"), DATA)
+            .await
+            .unwrap()
+            .is_none()
+    })
+    .await;
+    println!("the cleaner took another bucket's folder after {waited:?}");
+    assert!(whole().await);
+
+    // The mount form that users are given.
+    let access = fs.access(name).mount.unwrap();
+    let folder = weed.path("mounted");
+    fs::create_dir(&folder).unwrap();
+    let command = access.replace("<DIRECTORY>", folder.to_str().unwrap());
+    let arguments: Vec<_> = command.split(' ').skip(1).collect();
+    let log = File::create(weed.path("mount.log")).unwrap();
+    let mut mount = Command::new(std::env::var("WEED").unwrap());
+    mount
+        .arg("-logtostderr=true")
+        .args(&arguments)
+        .arg("-cacheCapacityMB=0")
+        .stderr(log);
+    mount.arg("-localSocket").arg(weed.path("mount.sock"));
+    weed.running.push(("mount", mount.spawn().unwrap()));
+    until(Duration::from_secs(20), "it is mounted", || async {
+        fs::read_to_string("/proc/mounts")
+            .unwrap()
+            .contains(folder.to_str().unwrap())
+    })
+    .await;
+    fs::write(folder.join("by-mount"), vec![7; 100_000]).unwrap();
+    File::open(folder.join("by-mount")).unwrap().sync_all().unwrap();
+    let read = weed
+        .s3(Some(&keys), Method::GET, name, "data/by-mount", vec![])
+        .await;
+    let unmounted = Command::new("umount").arg(&folder).status().unwrap();
+    assert!(unmounted.success());
+    assert_eq!(read, StatusCode::OK);
+    assert!(whole().await, "its quota is as it was");
+    assert_eq!((weed.files("pool-a", name), weed.files("meta", name)), (0, 0));
+    fs.delete_volume(name, CLUSTER).await.unwrap();
+    assert_eq!(rules_of(&fs).await, Vec::<String>::new());
 }
 
 async fn rules_of(fs: &SeaweedFs) -> Vec<String> {

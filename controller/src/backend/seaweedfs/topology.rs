@@ -1,6 +1,10 @@
-//! What the master says about drives and slots, folded into one list. Pure.
+//! What the master says about drives, slots and use, folded into one list.
 
-use super::wire::master as pb;
+use super::{
+    SeaweedFs,
+    error::{CallError, Part},
+    wire::master as pb,
+};
 
 /// The cluster's drives, as the master sees them now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,6 +115,57 @@ impl Topology {
     }
 }
 
+impl SeaweedFs {
+    /// Every drive of the cluster with its slots.
+    ///
+    /// # Errors
+    /// When the master cannot be asked.
+    pub async fn topology(&self) -> Result<Topology, CallError> {
+        Ok(Topology::from_answer(self.volume_list(String::new()).await?))
+    }
+
+    /// Bytes that a volume holds, one copy, without garbage, as of the servers' last reports (about 5 s).
+    ///
+    /// # Errors
+    /// When the master cannot be asked.
+    pub async fn usage(&self, volume: &str) -> Result<u64, CallError> {
+        let mut master = self.inner.master.clone();
+        let answer = master
+            .collection_statistics(pb::CollectionStatisticsRequest {})
+            .await;
+        match answer {
+            Ok(answer) => Ok(answer
+                .into_inner()
+                .collections
+                .iter()
+                .find(|found| found.collection == volume)
+                .map_or(0, |found| found.size.saturating_sub(found.deleted_byte_count))),
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                let list = self.volume_list(volume.to_owned()).await?;
+                Ok(live_bytes(&list, volume))
+            }
+            Err(status) => Err(CallError::from_status(
+                Part::Master,
+                "sum up the collections",
+                &status,
+            )),
+        }
+    }
+
+    /// `collection`: list the volumes of that one only; empty lists all.
+    pub(super) async fn volume_list(&self, collection: String) -> Result<pb::VolumeListResponse, CallError> {
+        let mut master = self.inner.master.clone();
+        let request = pb::VolumeListRequest {
+            collection,
+            ..Default::default()
+        };
+        match master.volume_list(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(CallError::from_status(Part::Master, "list the volumes", &status)),
+        }
+    }
+}
+
 fn disk_of(tag: String, disk: pb::DiskInfo) -> Disk {
     let slots = |count: i64| u64::try_from(count).unwrap_or(0);
     let mut collections: Vec<_> = disk
@@ -133,7 +188,7 @@ fn disk_of(tag: String, disk: pb::DiskInfo) -> Disk {
 }
 
 /// Live bytes of a collection, one copy, from the volumes that the master lists: for masters that cannot sum.
-pub(super) fn live_bytes(answer: &pb::VolumeListResponse, collection: &str) -> u64 {
+fn live_bytes(answer: &pb::VolumeListResponse, collection: &str) -> u64 {
     let mut volumes: Vec<_> = answer
         .topology_info
         .iter()
