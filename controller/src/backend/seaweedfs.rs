@@ -112,10 +112,7 @@ impl Endpoints {
     /// When one of them is no address, naming it.
     pub fn parse(master: &str, filer: &str, s3: &str) -> Result<Self, ConnectError> {
         let s3 = s3.trim_end_matches('/');
-        let host = s3
-            .strip_prefix("http://")
-            .or_else(|| s3.strip_prefix("https://"))
-            .unwrap_or_default();
+        let host = s3.strip_prefix("http://").unwrap_or_default();
         if host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
             return Err(ConnectError::S3(s3.to_owned()));
         }
