@@ -6,20 +6,22 @@
 //! ever written elsewhere; the directory is made exclusively, as a plain create would wipe quota and mark. Then a
 //! slot is taken and looked at: a volume is there when its first byte has a place on the right drives.
 //!
-//! What was measured with 4.48, and is relied on:
-//! * A rule is in force when the call that wrote it returns (the filer reloads before it answers; other filers
-//!   follow within a second).
-//! * The quota is enforced by the S3 gateway's 60 s loop, which sets `readOnly` on the rule. Growing lifts that
-//!   at once here, where the master already counts less than the new quota; otherwise the loop does.
+//! What was seen with 4.48 on one filer, and is relied on (`live` has the tests):
+//! * A rule is in force when the call that wrote it returns: the filer reloads before it answers. With several
+//!   filers the others follow by subscription; that was not tried.
+//! * The quota is enforced by the S3 gateway's 60 s loop, which sets `readOnly` on the rule (70 s after the
+//!   overrun in the test). Growing lifts that at once here, where the master already counts less than the new
+//!   quota; otherwise the loop does.
 //! * Identities: `CreateUser`, `UpdateUser`, `DeleteUser` of the IAM gRPC on the **filer's** port take keys that
-//!   the caller chose, keep them in the filer (`/etc/iam/identities/<name>.json`, one file, so each change is
-//!   whole) and push them to every running gateway before they answer. They live beside the identities of the
-//!   gateway's `-config` file, which must have at least one: a gateway that starts without any lets everybody in.
+//!   the caller chose and are in force some milliseconds later. By its source the filer keeps each in one file
+//!   (`/etc/iam/identities/<name>.json`, so a change is whole) and pushes it to the running gateways before it
+//!   answers. They outlive a restart of the gateway, and live beside the identities of its `-config` file, which
+//!   must have at least one: a gateway that starts without any lets everybody in.
 //! * The filer removes folders that became empty, 150 s later, `data` as well, unless the bucket directory says
 //!   `Seaweed-X-Amz-Allow-Empty-Folders: true`: ours does.
-//! * Taking the slot makes the first write quick (10 ms instead of a second); ensure itself takes 0.2 s, sixty at
-//!   once a second, from two processes, without losing a rule.
-//! * Mounting `/buckets/<name>` itself sets its quota to 0; mounting `data` under it does not.
+//! * An ensure takes 0.2 s with the slot, and the write after it 10 ms; sixty at once through two adapters whose
+//!   locks do not know of each other take a second and lose no rule.
+//! * Mounting `data` leaves the quota as it is; mounting `/buckets/<name>` itself would set it to 0.
 //!
 //! It never deletes the collection "" (everybody's data), never writes `filer.conf` over HTTP (the quota loop
 //! would then lose all rules), never changes a directory that does not carry this cluster's mark, and never lets
