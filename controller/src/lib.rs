@@ -5,6 +5,7 @@
 //! writes to a drive: agents do, after their own proof.
 
 pub mod agents;
+pub mod backend;
 pub mod crd;
 pub mod listen;
 pub mod pki;
