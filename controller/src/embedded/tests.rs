@@ -1,0 +1,1 @@
+//! Laws of the embedded API, asked through its public doors.
