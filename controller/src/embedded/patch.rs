@@ -59,15 +59,30 @@ impl Patch {
     pub fn apply(&self, mut object: Value) -> Result<Value, ApiError> {
         match self {
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
-            Self::Json(patch) => json_patch::patch(&mut object, patch).map_err(|e| {
-                ApiError::unprocessable(format!(
-                    "the server rejected our request due to an error in our request: {e}"
-                ))
-            })?,
+            Self::Json(patch) => operate(&mut object, patch)?,
             Self::Strategic(patch) => strategic(&mut object, patch, "")?,
         }
         Ok(object)
     }
+}
+
+/// One operation after the other. As in the real server, a test for null holds where there is nothing:
+/// kube-runtime's finalizer relies on it.
+fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
+    for operation in &patch.0 {
+        if let json_patch::PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && object.pointer(test.path.as_str()).is_none()
+        {
+            continue;
+        }
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|e| {
+            ApiError::unprocessable(format!(
+                "the server rejected our request due to an error in our request: {e}"
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// Merge patch, but finalizers are united and owners merged by uid. Directives (`$patch` and the like)
