@@ -18,6 +18,7 @@ mod names;
 mod objects;
 mod openapi;
 mod patch;
+mod protobuf;
 mod request;
 mod rules;
 mod schema;

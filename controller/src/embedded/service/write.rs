@@ -9,6 +9,7 @@ use super::super::kinds::Kind;
 use super::super::names;
 use super::super::objects::{self, Deletion, Part, Update, text};
 use super::super::patch::Patch;
+use super::super::protobuf;
 use super::super::selectors::Selector;
 use super::super::status::{ApiError, FieldError};
 use super::super::store::{Key, Object, Transaction};
@@ -42,6 +43,11 @@ impl Call {
         match self.media_type.as_str() {
             "application/json" => serde_json::from_slice(&self.body).map_err(|e| broken(e.to_string())),
             "application/yaml" => serde_saphyr::from_slice(&self.body).map_err(|e| broken(e.to_string())),
+            "application/vnd.kubernetes.protobuf" => protobuf::decode(&self.body).ok_or_else(|| {
+                ApiError::unsupported_media(
+                    "only Namespace, Secret and ConfigMap are read in protobuf; send JSON",
+                )
+            }),
             other => Err(ApiError::unsupported_media(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
                  application/json, application/yaml (got {other})"

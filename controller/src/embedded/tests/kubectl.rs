@@ -1,11 +1,15 @@
 //! kubectl against the router on loopback; and a server to try by hand.
 
 use std::process::Stdio;
+use std::sync::Arc;
 
 use axum::Router;
+use base64::Engine;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::super::auth::require_token;
 use super::Bed;
@@ -22,17 +26,56 @@ impl Drop for Served {
     }
 }
 
+/// TLS in front of a listener: kubectl sends its token only over TLS.
+struct Tls {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, peer) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
 async fn served() -> Served {
     let bed = Bed::new().await;
     let router: Router = require_token(bed.api.router(), "let-me-in");
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let listener = Tls {
+        listener,
+        acceptor: TlsAcceptor::from(Arc::new(tls)),
+    };
     let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let config = bed.file().with_file_name("kubeconfig");
+    let ca = base64::engine::general_purpose::STANDARD.encode(made.cert.pem());
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-         clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\n\
-         users: [{{name: u, user: {{token: let-me-in}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://{address}', certificate-authority-data: {ca}}}}}]\n\
+         users: [{{name: u, user: {{token: let-me-in}}}}, {{name: nobody, user: {{token: wrong}}}}]\n\
          contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
     );
     std::fs::write(&config, text).unwrap();
@@ -87,6 +130,8 @@ const VESSEL: &str =
 async fn kubectl_works() {
     let s = served().await;
     s.works("version", "", &["Server Version: v1.33.0"]).await;
+    let (success, text) = s.kubectl("get vs --user nobody", "").await;
+    assert!(!success && text.contains("must be logged in"), "{text}");
     s.works("api-resources", "", &["vessels", "vs", "test.example.io/v1"])
         .await;
     s.works("apply -f -", VESSEL, &["vessel.test.example.io/a created"])
