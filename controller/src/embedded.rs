@@ -13,6 +13,7 @@
 
 pub mod auth;
 mod discovery;
+mod json;
 mod kinds;
 mod names;
 mod objects;
@@ -45,8 +46,9 @@ use serde_json::{Value, json};
 use kinds::{Kind, KindError, built_in};
 use service::{FIXED_NAMESPACES, LARGEST_BODY, Service, refusal};
 use status::ApiError;
-use store::{Key, Store, Transaction};
+use store::{Key, Place, Store, Transaction};
 
+use json::set;
 pub use service::Clock;
 pub use store::{Limits, StoreError};
 
@@ -100,8 +102,8 @@ impl Embedded {
         for crd in &crds {
             kinds.push(Kind::from_crd(crd)?);
         }
-        let path = path.to_owned();
-        let store = tokio::task::spawn_blocking(move || Store::open(&path, limits))
+        let place = Place::file(path);
+        let store = tokio::task::spawn_blocking(move || Store::open(place, limits))
             .await
             .map_err(|e| OpenError::Seed(e.to_string()))??;
         let service = Arc::new(Service::new(store, kinds, clock));
@@ -180,14 +182,19 @@ fn seed(
                 "lastTransitionTime": objects::seconds(now),
             })
         };
-        value["status"] = json!({
-            "acceptedNames": value.pointer("/spec/names"),
-            "storedVersions": crd.spec.versions.iter().filter(|v| v.storage).map(|v| &v.name).collect::<Vec<_>>(),
-            "conditions": [
-                condition("NamesAccepted", "NoConflicts"),
-                condition("Established", "InitialNamesAccepted"),
-            ],
-        });
+        let names = value.pointer("/spec/names").cloned();
+        set(
+            &mut value,
+            &["status"],
+            json!({
+                "acceptedNames": names,
+                "storedVersions": crd.spec.versions.iter().filter(|v| v.storage).map(|v| &v.name).collect::<Vec<_>>(),
+                "conditions": [
+                    condition("NamesAccepted", "NoConflicts"),
+                    condition("Established", "InitialNamesAccepted"),
+                ],
+            }),
+        );
         ensure(transaction, CRDS, &name, value, now, true)?;
         wanted.push(name);
     }
@@ -222,9 +229,9 @@ fn ensure(
         uid = objects::text(&found, "/metadata/uid").to_owned();
         created = objects::text(&found, "/metadata/creationTimestamp").to_owned();
     }
-    value["metadata"]["uid"] = json!(uid);
-    value["metadata"]["creationTimestamp"] = json!(created);
-    value["metadata"]["generation"] = json!(1);
+    set(&mut value, &["metadata", "uid"], json!(uid));
+    set(&mut value, &["metadata", "creationTimestamp"], json!(created));
+    set(&mut value, &["metadata", "generation"], json!(1));
     transaction.put(key, value)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::json::set;
 use super::kinds::Kind;
 use super::request::GroupVersion;
 
@@ -70,8 +71,8 @@ fn described(kinds: &[Arc<Kind>], group: &str) -> Option<Value> {
 /// `/apis/<group>`.
 pub fn group(kinds: &[Arc<Kind>], group: &str) -> Option<Value> {
     let mut described = described(kinds, group)?;
-    described["kind"] = json!("APIGroup");
-    described["apiVersion"] = json!("v1");
+    set(&mut described, &["kind"], json!("APIGroup"));
+    set(&mut described, &["apiVersion"], json!("v1"));
     Some(described)
 }
 
@@ -107,10 +108,10 @@ pub fn resources(api: &GroupVersion, kinds: &[Arc<Kind>]) -> Value {
                 "kind": kind.kind, "verbs": verbs(kind),
             });
             if !kind.short_names.is_empty() {
-                main["shortNames"] = json!(kind.short_names);
+                set(&mut main, &["shortNames"], json!(kind.short_names));
             }
             if !kind.categories.is_empty() {
-                main["categories"] = json!(kind.categories);
+                set(&mut main, &["categories"], json!(kind.categories));
             }
             let status = kind.status.then(|| json!({
             "name": format!("{}/status", kind.plural), "singularName": "", "namespaced": kind.namespaced,
@@ -160,15 +161,19 @@ fn aggregated_kind(kind: &Kind) -> Value {
         "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
-        value["shortNames"] = json!(kind.short_names);
+        set(&mut value, &["shortNames"], json!(kind.short_names));
     }
     if !kind.categories.is_empty() {
-        value["categories"] = json!(kind.categories);
+        set(&mut value, &["categories"], json!(kind.categories));
     }
     if kind.status {
-        value["subresources"] = json!([{
-            "subresource": "status", "responseKind": response, "verbs": STATUS_VERBS,
-        }]);
+        set(
+            &mut value,
+            &["subresources"],
+            json!([{
+                "subresource": "status", "responseKind": response, "verbs": STATUS_VERBS,
+            }]),
+        );
     }
     value
 }

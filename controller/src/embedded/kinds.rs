@@ -180,7 +180,7 @@ impl Kind {
     }
 
     /// From the stored form to the one of the URL.
-    pub fn from_stored(&self, mut value: Value) -> Value {
+    pub fn presented(&self, mut value: Value) -> Value {
         if !self.renamed.is_empty() {
             rename(
                 &mut value,

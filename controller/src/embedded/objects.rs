@@ -1,14 +1,17 @@
 //! What the API does to one object: reading a body, making, changing, deleting. Pure: time and ids come in.
 
+mod metadata;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value, json};
 
+use super::json::set;
 use super::kinds::{Kind, Shape};
-use super::names;
 use super::rules::check_rules;
 use super::schema::check;
 use super::status::{ApiError, FieldError};
+use metadata::check_metadata;
 
 /// What to do about fields that nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -223,8 +226,8 @@ pub fn create(kind: &Kind, mut value: Value, uid: &str, now: Timestamp) -> Resul
         map.remove("status");
     }
     if kind.kind == "Namespace" {
-        value["status"] = json!({"phase": "Active"});
-        value["spec"] = json!({"finalizers": ["kubernetes"]});
+        set(&mut value, &["status"], json!({"phase": "Active"}));
+        set(&mut value, &["spec"], json!({"finalizers": ["kubernetes"]}));
     }
     // Emptying the status may have taken defaults away.
     if let Shape::Structural(schema) = &kind.shape {
@@ -251,7 +254,7 @@ pub fn update(kind: &Kind, old: &Value, mut value: Value, part: Part) -> Result<
         } else {
             generation
         };
-        value["metadata"]["generation"] = json!(next);
+        set(&mut value, &["metadata", "generation"], json!(next));
     }
     if same(old, &value) {
         return Ok(Update::Unchanged);
@@ -407,69 +410,6 @@ fn for_rules(value: &Value) -> Value {
         metadata.retain(|name, _| matches!(name.as_str(), "name" | "generateName"));
     }
     seen
-}
-
-fn check_metadata(kind: &Kind, value: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
-    let name = text(value, "/metadata/name");
-    if old.is_none() {
-        if name.is_empty() {
-            errors.push(FieldError::required(
-                "metadata.name",
-                "name or generateName is required",
-            ));
-        } else {
-            let rule = if kind.kind == "Namespace" {
-                names::label
-            } else {
-                names::subdomain
-            };
-            if let Err(why) = rule(name) {
-                errors.push(FieldError::invalid("metadata.name", &json!(name), why));
-            }
-        }
-    }
-    let unchanged = |field: &str| {
-        old.is_some_and(|old| {
-            old.pointer(&format!("/metadata/{field}")) == value.pointer(&format!("/metadata/{field}"))
-        })
-    };
-    if !unchanged("labels") {
-        for (key, label) in members(value, "/metadata/labels") {
-            if let Err(why) = names::label_key(key) {
-                errors.push(FieldError::invalid("metadata.labels", &json!(key), why));
-            }
-            if let Err(why) = names::label_value(label.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid("metadata.labels", label, why));
-            }
-        }
-    }
-    if !unchanged("annotations") {
-        let mut total = 0;
-        for (key, text) in members(value, "/metadata/annotations") {
-            total += key.len() + text.as_str().map_or(0, str::len);
-            if let Err(why) = names::label_key(&key.to_lowercase()) {
-                errors.push(FieldError::invalid("metadata.annotations", &json!(key), why));
-            }
-        }
-        if total > 256 << 10 {
-            errors.push(FieldError::too_long("metadata.annotations", 256 << 10));
-        }
-    }
-    if !unchanged("finalizers") {
-        for finalizer in finalizers(value) {
-            if let Err(why) = names::label_key(finalizer) {
-                errors.push(FieldError::invalid("metadata.finalizers", &json!(finalizer), why));
-            }
-        }
-    }
-}
-
-fn members<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
 }
 
 fn finalizers(value: &Value) -> impl Iterator<Item = &str> {

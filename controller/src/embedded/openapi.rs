@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::json::set;
 use super::kinds::Kind;
 use super::request::GroupVersion;
 
@@ -64,20 +65,36 @@ fn identity(kind: &Kind) -> Value {
 
 fn schema(kind: &Kind) -> Value {
     let mut schema = kind.openapi.clone();
-    schema["x-kubernetes-group-version-kind"] = json!([identity(kind)]);
-    schema["properties"]["apiVersion"] = json!({
-        "type": "string",
-        "description": "APIVersion defines the versioned schema of this representation of an object.",
-    });
-    schema["properties"]["kind"] = json!({
-        "type": "string",
-        "description": "Kind is a string value representing the REST resource this object represents.",
-    });
-    schema["properties"]["metadata"] = json!({
-        "description": "Standard object's metadata.",
-        "allOf": [{"$ref": format!("#/components/schemas/{METADATA}")}],
-        "default": {},
-    });
+    set(
+        &mut schema,
+        &["x-kubernetes-group-version-kind"],
+        json!([identity(kind)]),
+    );
+    set(
+        &mut schema,
+        &["properties", "apiVersion"],
+        json!({
+            "type": "string",
+            "description": "APIVersion defines the versioned schema of this representation of an object.",
+        }),
+    );
+    set(
+        &mut schema,
+        &["properties", "kind"],
+        json!({
+            "type": "string",
+            "description": "Kind is a string value representing the REST resource this object represents.",
+        }),
+    );
+    set(
+        &mut schema,
+        &["properties", "metadata"],
+        json!({
+            "description": "Standard object's metadata.",
+            "allOf": [{"$ref": format!("#/components/schemas/{METADATA}")}],
+            "default": {},
+        }),
+    );
     schema
 }
 
@@ -169,10 +186,14 @@ fn kind_paths(kind: &Kind, base: &str, name: &str, paths: &mut Map<String, Value
     named.push(parameter("name", "path", true));
     let mut of_object = json!({"parameters": named, "get": operation("get", &[])});
     if !kind.read_only {
-        of_collection["post"] = operation("post", &writing);
-        of_object["put"] = operation("put", &writing);
-        of_object["patch"] = operation("patch", &writing);
-        of_object["delete"] = operation("delete", &["dryRun", "propagationPolicy"]);
+        set(&mut of_collection, &["post"], operation("post", &writing));
+        set(&mut of_object, &["put"], operation("put", &writing));
+        set(&mut of_object, &["patch"], operation("patch", &writing));
+        set(
+            &mut of_object,
+            &["delete"],
+            operation("delete", &["dryRun", "propagationPolicy"]),
+        );
     }
     paths.insert(format!("{collection}/{{name}}"), of_object);
     paths.insert(collection, of_collection);

@@ -164,11 +164,13 @@ pub fn check_rules(
     }
 }
 
+type Extension = fn(&mut Env) -> Result<(), cel::DeclarationError>;
+
 fn environment() -> &'static Arc<Env> {
     static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let mut env = Env::stdlib();
-        let extensions: [fn(&mut Env) -> Result<(), cel::DeclarationError>; 4] = [
+        let extensions: [Extension; 4] = [
             cel::extensions::strings,
             cel::extensions::lists,
             cel::extensions::math,

@@ -108,7 +108,7 @@ impl Selector {
             return true;
         }
         let Ok(value) = object.value() else { return false };
-        let value = kind.from_stored(value);
+        let value = kind.presented(value);
         self.fields
             .iter()
             .all(|r| (text_at(&value, &r.path) == r.value) == r.equal)

@@ -3,6 +3,7 @@
 //! Bodies are judged outside the writer, against the object as it was read; the writer only checks that it
 //! is still that one, and otherwise the request is judged anew. So the writer stays quick.
 
+mod delete;
 mod read;
 mod write;
 
@@ -22,8 +23,8 @@ use super::openapi;
 use super::request::{Form, GroupVersion, Place, Query, Target, accepted, media_type, target};
 use super::status::ApiError;
 use super::store::{Key, Object, Store, StoreError};
+pub(super) use delete::FIXED_NAMESPACES;
 pub(super) use read::rows;
-pub(super) use write::FIXED_NAMESPACES;
 
 /// Tells the time; a parameter, so that tests decide what it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -249,7 +250,7 @@ impl Service {
         let body = match call.form {
             Form::Json | Form::Aggregated => rendered(kind, object)?,
             Form::Yaml => {
-                let value = kind.from_stored(object.value()?);
+                let value = kind.presented(object.value()?);
                 let text = serde_saphyr::to_string(&value).map_err(|e| ApiError::internal(e.to_string()))?;
                 Bytes::from(text)
             }
@@ -287,7 +288,7 @@ pub(super) fn rendered(kind: &Kind, object: &Object) -> Result<Bytes, ApiError> 
     if kind.renamed.is_empty() {
         return Ok(object.json.clone());
     }
-    Ok(Bytes::from(kind.from_stored(object.value()?).to_string()))
+    Ok(Bytes::from(kind.presented(object.value()?).to_string()))
 }
 
 /// `PartialObjectMetadata` of an object.

@@ -3,6 +3,7 @@
 //! Clients (kubectl, kube-rs, controllers) branch on `reason` and `code`, so these follow the real server.
 //! Nothing here decides anything.
 
+use super::json::set;
 use serde_json::{Value, json};
 
 /// One wrong field, as `k8s.io/apimachinery/pkg/util/validation/field.Error`.
@@ -171,7 +172,7 @@ impl About<'_> {
     fn details(&self) -> Value {
         let mut details = json!({"name": self.name, "kind": self.plural});
         if !self.group.is_empty() {
-            details["group"] = json!(self.group);
+            set(&mut details, &["group"], json!(self.group));
         }
         details
     }
@@ -267,8 +268,8 @@ impl ApiError {
             .map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field}))
             .collect();
         let mut details = about.details();
-        details["kind"] = json!(about.kind);
-        details["causes"] = Value::Array(causes);
+        set(&mut details, &["kind"], json!(about.kind));
+        set(&mut details, &["causes"], Value::Array(causes));
         Self {
             code: 422,
             reason: "Invalid",
@@ -370,10 +371,10 @@ impl ApiError {
             "code": self.code,
         });
         if !self.details.is_null() {
-            status["details"] = self.details.clone();
+            set(&mut status, &["details"], self.details.clone());
         }
         if let Some(token) = &self.resume {
-            status["metadata"]["continue"] = json!(token);
+            set(&mut status, &["metadata", "continue"], json!(token));
         }
         status
     }

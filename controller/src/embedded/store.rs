@@ -14,9 +14,10 @@
 
 mod disk;
 mod history;
+#[cfg(test)]
+mod laws;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use disk::Disk;
+pub use disk::Place;
 use history::State;
 pub use history::{Change, Limits, Snapshot};
 
@@ -167,15 +169,15 @@ pub struct Store {
 
 impl Store {
     /// Opens or makes the file, reads every object into memory and starts the writer.
-    pub fn open(path: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let disk = Disk::open(path)?;
+    pub fn open(place: Place, limits: Limits) -> Result<Self, StoreError> {
+        let disk = Disk::open(&place)?;
         let (revision, objects) = disk.load()?;
         let state = Arc::new(RwLock::new(State::new(revision, objects, limits)));
         let (queue, inbox) = mpsc::channel(BATCH * 2);
         let (published, revisions) = watch::channel(revision);
         let writable = Arc::new(AtomicBool::new(true));
         let writer = Writer {
-            path: path.to_owned(),
+            place,
             disk: Some(disk),
             in_doubt: Vec::new(),
             state: Arc::clone(&state),
@@ -354,7 +356,7 @@ impl Transaction<'_> {
 }
 
 struct Writer {
-    path: PathBuf,
+    place: Place,
     disk: Option<Disk>,
     /// Changes whose commit failed in a way that leaves open whether they are on the disk.
     in_doubt: Vec<Change>,
@@ -440,7 +442,7 @@ impl Writer {
         };
         let outcome = disk.commit(changes, revision);
         if let Err(error) = &outcome {
-            tracing::error!(error = %error, path = %self.path.display(), "store write failed");
+            tracing::error!(error = %error, store = self.place.name(), "store write failed");
             // redb refuses everything after a failed write until the file is opened again.
             self.disk = None;
             self.in_doubt = changes.to_vec();
@@ -459,7 +461,7 @@ impl Writer {
         if self.disk.is_some() {
             return Ok(());
         }
-        let disk = Disk::open(&self.path)?;
+        let disk = Disk::open(&self.place)?;
         let on_disk = disk.revision()?;
         self.disk = Some(disk);
         let changes = std::mem::take(&mut self.in_doubt);

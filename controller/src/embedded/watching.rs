@@ -12,6 +12,7 @@ use futures::Stream;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::json::set;
 use super::kinds::Kind;
 use super::request::Form;
 use super::selectors::Selector;
@@ -209,7 +210,11 @@ impl Running {
         let kind = &self.watch.kind;
         let mut metadata = json!({"resourceVersion": self.position.to_string(), "creationTimestamp": null});
         if initial_ends {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            set(
+                &mut metadata,
+                &["annotations"],
+                json!({"k8s.io/initial-events-end": "true"}),
+            );
         }
         let object = match self.watch.form {
             Form::Table => json!({

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::super::json::set;
 use super::{Kind, Shape};
 use crate::embedded::table::{Column, Source};
 
@@ -70,9 +71,17 @@ fn schema(description: &str, fields: &[(&str, &str, &str)]) -> Value {
         "metadata": {"type": "object", "description": "Standard object's metadata."},
     });
     for (name, kind, description) in fields {
-        properties[*name] = json!({"type": kind, "description": description});
+        set(
+            &mut properties,
+            &[name],
+            json!({"type": kind, "description": description}),
+        );
         if *kind == "object" {
-            properties[*name]["x-kubernetes-preserve-unknown-fields"] = json!(true);
+            set(
+                &mut properties,
+                &[name, "x-kubernetes-preserve-unknown-fields"],
+                json!(true),
+            );
         }
     }
     json!({"type": "object", "description": description, "properties": properties})

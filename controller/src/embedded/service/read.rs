@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::json::set;
 use super::super::kinds::Kind;
 use super::super::request::{Form, Query};
 use super::super::selectors::Selector;
@@ -87,15 +88,15 @@ impl Service {
         let kind = &call.kind;
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(token) = &page.next {
-            metadata["continue"] = json!(token);
+            set(&mut metadata, &["continue"], json!(token));
         }
         if let Some(remaining) = page.remaining {
-            metadata["remainingItemCount"] = json!(remaining);
+            set(&mut metadata, &["remainingItemCount"], json!(remaining));
         }
         let (body, media_type) = match call.form {
             Form::Table => {
                 let mut table = table(kind, &page.objects, self.now(), &call.query, true)?;
-                table["metadata"] = metadata;
+                set(&mut table, &["metadata"], metadata);
                 (Bytes::from(table.to_string()), "application/json")
             }
             Form::Metadata => {
@@ -338,7 +339,7 @@ pub(in super::super) fn rows<'o>(
     let mut revision = 0;
     let rows = objects.map(|object| {
         revision = object.revision;
-        let value = kind.from_stored(object.value()?);
+        let value = kind.presented(object.value()?);
         let cells = table::cells(&kind.columns, &value, now);
         let beside = match include {
             "None" => Value::Null,

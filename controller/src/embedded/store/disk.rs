@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{Change, Key, Object, StoreError};
 
@@ -18,35 +18,66 @@ const FORMAT: u64 = 1;
 /// Everything is served from memory, so the file needs few pages.
 const CACHE_BYTES: usize = 8 << 20;
 
+type Open = dyn Fn() -> Result<Database, redb::Error> + Send;
+
+/// Where the file is, and how it is opened: tests put failing disks there.
+pub struct Place {
+    name: String,
+    open: Box<Open>,
+}
+
+impl Place {
+    /// A file, made with permissions for its owner only.
+    pub fn file(path: &Path) -> Self {
+        let name = path.display().to_string();
+        let path = path.to_owned();
+        Self {
+            name,
+            open: Box::new(move || open_file(&path)),
+        }
+    }
+
+    /// Any other storage.
+    #[cfg(test)]
+    pub fn other(open: Box<Open>) -> Self {
+        Self {
+            name: "a disk for tests".to_owned(),
+            open,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, redb::Error> {
+    // Secrets are in it.
+    let options = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .clone();
+    drop(options.open(path).map_err(redb::Error::Io)?);
+    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
+}
+
 pub(super) struct Disk {
     database: Database,
 }
 
 impl Disk {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let name = path.display().to_string();
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            // Secrets are in it.
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| failed(redb::Error::Io(e), Some(&name)))?;
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|e| match e {
-                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(name.clone()),
-                other => failed(other.into(), Some(&name)),
-            })?;
+    pub(super) fn open(place: &Place) -> Result<Self, StoreError> {
+        let name = place.name();
+        let database = (place.open)().map_err(|e| failed(e, Some(name)))?;
         let disk = Self { database };
-        disk.prepare().map_err(|e| failed(e, Some(&name)))?;
+        disk.prepare().map_err(|e| failed(e, Some(name)))?;
         match disk.number("format")? {
             FORMAT => Ok(disk),
             other => Err(StoreError::Open {
-                path: name,
+                path: name.to_owned(),
                 cause: format!("format {other} is not known"),
             }),
         }
@@ -150,6 +181,7 @@ fn parse_key(text: &str) -> Result<Key, StoreError> {
 fn failed(error: redb::Error, opening: Option<&str>) -> StoreError {
     match (error, opening) {
         (redb::Error::Io(e), _) if is_full(&e) => StoreError::NoSpace,
+        (redb::Error::DatabaseAlreadyOpen, Some(path)) => StoreError::InUse(path.to_owned()),
         (redb::Error::Corrupted(what), _) => StoreError::Corrupt(what),
         (other, Some(path)) => StoreError::Open {
             path: path.to_owned(),

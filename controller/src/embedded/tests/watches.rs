@@ -213,8 +213,7 @@ async fn the_finalizer_of_kube_runtime_runs_through() {
         })
         .await
         .unwrap();
-        let said = *heard.lock().unwrap();
-        said
+        *heard.lock().unwrap()
     };
     assert_eq!(run().await, "nothing", "first it adds itself");
     assert_eq!(run().await, "apply");
