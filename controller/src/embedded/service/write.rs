@@ -167,6 +167,9 @@ impl Service {
             let object = self.create_object(&call, value, dry_run).await?;
             return self.object_answer(&call, StatusCode::CREATED, &object);
         }
+        if self.store.get(&call.key(&name)).is_none() {
+            return Err(ApiError::not_found(call.kind.about(&name)));
+        }
         if text(&value, "/metadata/resourceVersion").is_empty() && !call.kind.unconditional_update {
             let detail = "must be specified for an update";
             let error = FieldError::invalid("metadata.resourceVersion", &json!(0), detail);
