@@ -1,5 +1,6 @@
 //! Laws of the embedded API, asked through its public doors.
 
+mod http;
 mod kubectl;
 mod ours;
 mod rules;
