@@ -281,7 +281,8 @@ impl Store {
 
     /// The newest published revision.
     pub fn revision(&self) -> u64 {
-        *self.revisions.borrow()
+        // Not the watched number: it follows a moment later, and a list may have told this one already.
+        self.state.read().revision()
     }
 
     /// Whether the last write reached the disk.
