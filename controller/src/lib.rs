@@ -7,6 +7,7 @@
 pub mod agents;
 pub mod backend;
 pub mod crd;
+pub mod embedded;
 pub mod listen;
 pub mod pki;
 pub mod telemetry;
