@@ -5,3 +5,4 @@
 //! writes to a drive: agents do, after their own proof.
 
 pub mod crd;
+pub mod service;
