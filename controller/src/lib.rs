@@ -4,5 +4,6 @@
 //! Decisions are made by `smart-storage-core`; this crate observes, asks it, and carries out what it says. It never
 //! writes to a drive: agents do, after their own proof.
 
+pub mod api;
 pub mod crd;
 pub mod service;

@@ -197,11 +197,8 @@ impl Service {
     fn mint_id(&self) -> String {
         let now = (self.parts.clock)();
         let since_epoch = Duration::from_millis(u64::try_from(now.as_millisecond()).unwrap_or_default());
-        let time = uuid::Timestamp::from_unix(
-            uuid::NoContext,
-            since_epoch.as_secs(),
-            since_epoch.subsec_nanos(),
-        );
+        let time =
+            uuid::Timestamp::from_unix(uuid::NoContext, since_epoch.as_secs(), since_epoch.subsec_nanos());
         format!("uv-{}", Uuid::new_v7(time))
     }
 }

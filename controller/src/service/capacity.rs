@@ -101,7 +101,9 @@ fn add_drive(
         return;
     }
     let bytes = drive.capacity_bytes.unwrap_or_default();
-    let tier = by_tier.entry(tier_word(drive.classification.tier).to_owned()).or_default();
+    let tier = by_tier
+        .entry(tier_word(drive.classification.tier).to_owned())
+        .or_default();
     for sum in [by_node, total, tier] {
         sum.raw_bytes = sum.raw_bytes.saturating_add(bytes);
     }
@@ -122,7 +124,10 @@ fn add_pool(
         promised_bytes: status.promised_bytes,
         free_bytes: status.available_capacity_bytes,
     };
-    let by_type = sums.by_type.entry(pool.spec.pool_type.as_str().to_owned()).or_default();
+    let by_type = sums
+        .by_type
+        .entry(pool.spec.pool_type.as_str().to_owned())
+        .or_default();
     by_type.raw_bytes = by_type.raw_bytes.saturating_add(whole.raw_bytes);
     add_use(by_type, whole);
     add_use(&mut sums.total, whole);
@@ -131,9 +136,16 @@ fn add_pool(
     let promised = share_out(whole.promised_bytes, &weights);
     let free = share_out(whole.free_bytes, &weights);
     for ((member, promised_bytes), free_bytes) in members.iter().zip(promised).zip(free) {
-        let status_node = member.status.as_ref().map(|s| s.node.clone()).filter(|n| !n.is_empty());
+        let status_node = member
+            .status
+            .as_ref()
+            .map(|s| s.node.clone())
+            .filter(|n| !n.is_empty());
         let node = status_node.unwrap_or_else(|| member.spec.node_name.clone());
-        let tier = tiers.get(member.spec.drive_id.as_str()).copied().unwrap_or("unknown");
+        let tier = tiers
+            .get(member.spec.drive_id.as_str())
+            .copied()
+            .unwrap_or("unknown");
         let part = CapacityTotals {
             raw_bytes: 0,
             claimed_bytes: member.spec.drive_bytes,
@@ -158,8 +170,16 @@ mod tests {
 
     #[test]
     fn shares_sum_to_the_whole() {
-        for (total, weights) in [(100, vec![1, 1, 1]), (7, vec![5, 0, 9]), (u64::MAX, vec![u64::MAX, 1, 3])] {
-            assert_eq!(share_out(total, &weights).iter().sum::<u64>(), total, "{weights:?}");
+        for (total, weights) in [
+            (100, vec![1, 1, 1]),
+            (7, vec![5, 0, 9]),
+            (u64::MAX, vec![u64::MAX, 1, 3]),
+        ] {
+            assert_eq!(
+                share_out(total, &weights).iter().sum::<u64>(),
+                total,
+                "{weights:?}"
+            );
         }
         assert_eq!(share_out(9, &[0, 0]), vec![0, 0]);
         assert_eq!(share_out(9, &[]), Vec::<u64>::new());
@@ -190,13 +210,35 @@ mod tests {
         }))
         .unwrap();
         let sums = totals(&[node], &[pool], &[member]);
-        let whole =
-            CapacityTotals { raw_bytes: 1000, claimed_bytes: 300, promised_bytes: 100, free_bytes: 150 };
+        let whole = CapacityTotals {
+            raw_bytes: 1000,
+            claimed_bytes: 300,
+            promised_bytes: 100,
+            free_bytes: 150,
+        };
         assert_eq!(sums.total, whole);
         assert_eq!(sums.by_node["a"], whole);
-        assert_eq!(sums.by_tier["unknown"], CapacityTotals { raw_bytes: 300, ..whole });
-        assert_eq!(sums.by_tier["fastNvme"], CapacityTotals { raw_bytes: 700, ..CapacityTotals::default() });
-        assert_eq!(sums.by_type["file"], CapacityTotals { raw_bytes: 300, ..whole });
+        assert_eq!(
+            sums.by_tier["unknown"],
+            CapacityTotals {
+                raw_bytes: 300,
+                ..whole
+            }
+        );
+        assert_eq!(
+            sums.by_tier["fastNvme"],
+            CapacityTotals {
+                raw_bytes: 700,
+                ..CapacityTotals::default()
+            }
+        );
+        assert_eq!(
+            sums.by_type["file"],
+            CapacityTotals {
+                raw_bytes: 300,
+                ..whole
+            }
+        );
         assert_eq!(sums.by_pool["p"], sums.by_type["file"]);
     }
 }

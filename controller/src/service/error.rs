@@ -85,7 +85,10 @@ pub struct FieldError {
 impl FieldError {
     /// `field` is wrong because of `message`.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -108,7 +111,13 @@ pub struct ServiceError {
 impl ServiceError {
     /// An error of `kind` that says `detail`.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), reasons: Vec::new(), retry_after: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            reasons: Vec::new(),
+            retry_after: None,
+        }
     }
 
     /// Wrong fields.
@@ -116,7 +125,10 @@ impl ServiceError {
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let fields: Vec<_> = errors.iter().map(|e| e.field.as_str()).collect();
         let detail = format!("Wrong: {}.", fields.join(", "));
-        Self { errors, ..Self::new(ErrorKind::Invalid, detail) }
+        Self {
+            errors,
+            ..Self::new(ErrorKind::Invalid, detail)
+        }
     }
 
     /// One wrong field.
@@ -132,7 +144,11 @@ impl ServiceError {
 
     /// Something is away for now.
     pub fn unavailable(detail: impl Into<String>, reasons: Vec<String>, retry_after: Duration) -> Self {
-        Self { reasons, retry_after: Some(retry_after), ..Self::new(ErrorKind::Unavailable, detail) }
+        Self {
+            reasons,
+            retry_after: Some(retry_after),
+            ..Self::new(ErrorKind::Unavailable, detail)
+        }
     }
 
     /// With `reasons`.

@@ -19,11 +19,25 @@ impl Fields {
             Value::Object(object) => (object, Vec::new()),
             other => {
                 let field = if prefix.is_empty() { "(body)" } else { prefix };
-                (Map::new(), vec![FieldError::new(field, format!("must be an object, not {}", kind(&other)))])
+                (
+                    Map::new(),
+                    vec![FieldError::new(
+                        field,
+                        format!("must be an object, not {}", kind(&other)),
+                    )],
+                )
             }
         };
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
-        Self { prefix, object, errors }
+        let prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{prefix}.")
+        };
+        Self {
+            prefix,
+            object,
+            errors,
+        }
     }
 
     /// Takes one field; null means absent, a wrong type is a fault.
@@ -61,21 +75,29 @@ impl Fields {
 
     /// Notes what is wrong with a field.
     pub(super) fn fault(&mut self, name: &str, message: impl Into<String>) {
-        self.errors.push(FieldError::new(format!("{}{name}", self.prefix), message));
+        self.errors
+            .push(FieldError::new(format!("{}{name}", self.prefix), message));
     }
 
     /// Every field that nobody took is one that does not exist.
     pub(super) fn finish(mut self) -> Vec<FieldError> {
         for name in self.object.keys() {
             let shown: String = name.chars().take(64).collect();
-            self.errors.push(FieldError::new(format!("{}{shown}", self.prefix), "there is no such field"));
+            self.errors.push(FieldError::new(
+                format!("{}{shown}", self.prefix),
+                "there is no such field",
+            ));
         }
         self.errors
     }
 }
 
 /// Whole numbers that a double holds exactly.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both are checked just before")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "both are checked just before"
+)]
 fn whole_number(number: f64) -> Option<u64> {
     (number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number)).then_some(number as u64)
 }

@@ -21,7 +21,10 @@ impl Service {
     /// `Invalid` where the token is not one of this list, or too old.
     pub async fn list_nodes(&self, page: &PageRequest) -> Result<Page<Node>, ServiceError> {
         let (nodes, continue_) = list(&self.nodes(), "", page, |_| true).await?;
-        Ok(Page { items: nodes.iter().map(Node::from).collect(), continue_ })
+        Ok(Page {
+            items: nodes.iter().map(Node::from).collect(),
+            continue_,
+        })
     }
 
     /// One node, by the node's name.
@@ -57,7 +60,12 @@ impl Service {
         if !is_subdomain(name) {
             return Err(not_found());
         }
-        if let Some(node) = self.nodes().get_opt(name).await?.filter(|n| n.spec.node_name == name) {
+        if let Some(node) = self
+            .nodes()
+            .get_opt(name)
+            .await?
+            .filter(|n| n.spec.node_name == name)
+        {
             return Ok(node);
         }
         let first = PageRequest::new(Some(1), None)?;
@@ -71,8 +79,15 @@ impl Service {
     /// `Invalid` where the token is not one of this list, or too old.
     pub async fn list_pools(&self, page: &PageRequest) -> Result<Page<Pool>, ServiceError> {
         let (pools, continue_) = list(&self.pools(), "", page, |_| true).await?;
-        let members = if pools.is_empty() { Vec::new() } else { list_all(&self.members(), "").await? };
-        Ok(Page { items: pools.iter().map(|pool| with_members(pool, &members)).collect(), continue_ })
+        let members = if pools.is_empty() {
+            Vec::new()
+        } else {
+            list_all(&self.members(), "").await?
+        };
+        Ok(Page {
+            items: pools.iter().map(|pool| with_members(pool, &members)).collect(),
+            continue_,
+        })
     }
 
     /// One pool with its members.
@@ -80,7 +95,11 @@ impl Service {
     /// # Errors
     /// `NotFound`.
     pub async fn get_pool(&self, name: &str) -> Result<Pool, ServiceError> {
-        let pool = if is_subdomain(name) { self.pools().get_opt(name).await? } else { None };
+        let pool = if is_subdomain(name) {
+            self.pools().get_opt(name).await?
+        } else {
+            None
+        };
         let pool = pool.ok_or_else(|| {
             let shown: String = name.chars().take(80).collect();
             ServiceError::not_found("pool", &shown)
@@ -94,7 +113,10 @@ impl Service {
     /// `Invalid` where the token is not one of this list, or too old.
     pub async fn list_classes(&self, page: &PageRequest) -> Result<Page<Class>, ServiceError> {
         let (classes, continue_) = list(&self.classes(), "", page, |_| true).await?;
-        Ok(Page { items: classes.iter().map(Class::from).collect(), continue_ })
+        Ok(Page {
+            items: classes.iter().map(Class::from).collect(),
+            continue_,
+        })
     }
 
     /// Every class.
@@ -102,7 +124,11 @@ impl Service {
     /// # Errors
     /// `Unavailable` where the API could not be reached.
     pub async fn all_classes(&self) -> Result<Vec<Class>, ServiceError> {
-        Ok(list_all(&self.classes(), "").await?.iter().map(Class::from).collect())
+        Ok(list_all(&self.classes(), "")
+            .await?
+            .iter()
+            .map(Class::from)
+            .collect())
     }
 
     /// Totals by node, tier, type and pool.
@@ -121,5 +147,12 @@ impl Service {
 
 fn with_members(pool: &UnifiedPool, members: &[crd::PoolMember]) -> Pool {
     let name = pool.name_any();
-    Pool::of(pool, members.iter().filter(|m| m.spec.pool == name).map(PoolMember::from).collect())
+    Pool::of(
+        pool,
+        members
+            .iter()
+            .filter(|m| m.spec.pool == name)
+            .map(PoolMember::from)
+            .collect(),
+    )
 }

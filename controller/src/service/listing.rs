@@ -20,7 +20,10 @@ pub struct PageRequest {
 
 impl Default for PageRequest {
     fn default() -> Self {
-        Self { limit: MAX_LIMIT, continue_: String::new() }
+        Self {
+            limit: MAX_LIMIT,
+            continue_: String::new(),
+        }
     }
 }
 
@@ -32,9 +35,15 @@ impl PageRequest {
     pub fn new(limit: Option<u32>, continue_: Option<String>) -> Result<Self, ServiceError> {
         let limit = limit.unwrap_or(MAX_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(ServiceError::field("limit", format!("must be from 1 to {MAX_LIMIT}")));
+            return Err(ServiceError::field(
+                "limit",
+                format!("must be from 1 to {MAX_LIMIT}"),
+            ));
         }
-        Ok(Self { limit, continue_: continue_.unwrap_or_default() })
+        Ok(Self {
+            limit,
+            continue_: continue_.unwrap_or_default(),
+        })
     }
 }
 
@@ -55,7 +64,12 @@ pub(super) async fn list<K: Listed>(
         let part = part(api, selector, size, &token).await?;
         let next = part.metadata.continue_.clone().unwrap_or_default();
         let room = limit - items.len();
-        let last = part.items.iter().enumerate().filter(|(_, item)| wanted(item)).nth(room.saturating_sub(1));
+        let last = part
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| wanted(item))
+            .nth(room.saturating_sub(1));
         match last {
             // The part goes on past the last item that fits: read it again, only so far.
             Some((index, _)) if index + 1 < part.items.len() => {
@@ -112,9 +126,10 @@ async fn part<K: Listed>(
     api.list(&params).await.map_err(|error| {
         let error = ServiceError::from(error);
         match error.kind {
-            ErrorKind::Expired | ErrorKind::Invalid if !token.is_empty() => {
-                ServiceError::field("continue", "is not a token of this list, or too old: begin again without it")
-            }
+            ErrorKind::Expired | ErrorKind::Invalid if !token.is_empty() => ServiceError::field(
+                "continue",
+                "is not a token of this list, or too old: begin again without it",
+            ),
             _ => error,
         }
     })

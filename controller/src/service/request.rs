@@ -24,16 +24,21 @@ pub const MAX_CAPACITY_BYTES: u64 = 1 << 53;
 /// The most labels on one claim.
 pub const MAX_LABELS: usize = 64;
 
-const STORAGE_TYPES: &[(&str, StorageType)] =
-    &[("block", StorageType::Block), ("file", StorageType::File), ("object", StorageType::Object)];
+const STORAGE_TYPES: &[(&str, StorageType)] = &[
+    ("block", StorageType::Block),
+    ("file", StorageType::File),
+    ("object", StorageType::Object),
+];
 const TIERS: &[(&str, ServiceTier)] = &[
     ("hot", ServiceTier::Hot),
     ("warm", ServiceTier::Warm),
     ("cold", ServiceTier::Cold),
     ("auto", ServiceTier::Auto),
 ];
-const RECLAIM_POLICIES: &[(&str, ReclaimPolicy)] =
-    &[("Delete", ReclaimPolicy::Delete), ("Retain", ReclaimPolicy::Retain)];
+const RECLAIM_POLICIES: &[(&str, ReclaimPolicy)] = &[
+    ("Delete", ReclaimPolicy::Delete),
+    ("Retain", ReclaimPolicy::Retain),
+];
 const REDUNDANCY_TYPES: &[(&str, RedundancyType)] = &[
     ("replication", RedundancyType::Replication),
     ("erasureCoding", RedundancyType::ErasureCoding),
@@ -55,7 +60,10 @@ const PHASES: &[(&str, ClaimPhase)] = &[
 #[serde(deny_unknown_fields)]
 pub struct CreateStorage {
     /// Name, unique in its namespace.
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(min = 1, max = 63))]
+    #[schemars(
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        length(min = 1, max = 63)
+    )]
     pub name: String,
     /// block, file or object.
     pub storage_type: StorageType,
@@ -74,7 +82,10 @@ pub struct CreateStorage {
     pub class: Option<String>,
     /// Namespace; it has to exist.
     #[serde(default = "default_namespace")]
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(min = 1, max = 63))]
+    #[schemars(
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        length(min = 1, max = 63)
+    )]
     pub namespace: String,
     /// Labels of the claim.
     #[serde(default)]
@@ -321,7 +332,10 @@ impl CreateStorage {
                 annotations: Some(BTreeMap::from([(ANNOTATION_REQUEST.to_owned(), self.digest())])),
                 ..ObjectMeta::default()
             },
-            spec: UnifiedStorageClaimSpec { volume_name: Some(id.to_owned()), ..self.claim_spec() },
+            spec: UnifiedStorageClaimSpec {
+                volume_name: Some(id.to_owned()),
+                ..self.claim_spec()
+            },
             status: None,
         }
     }
@@ -365,7 +379,12 @@ impl StorageFilter {
             }
         }
         if check.faults.is_empty() {
-            Ok(Self { namespace, storage_type, phase, labels: selected })
+            Ok(Self {
+                namespace,
+                storage_type,
+                phase,
+                labels: selected,
+            })
         } else {
             Err(ServiceError::invalid(check.faults))
         }
@@ -374,14 +393,19 @@ impl StorageFilter {
     /// Labels as a selector.
     #[must_use]
     pub fn selector(&self) -> String {
-        self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+        self.labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Whether a claim is one of those; labels and namespace were asked of the API already.
     #[must_use]
     pub fn matches(&self, claim: &UnifiedStorageClaim) -> bool {
         let phase = claim.status.as_ref().map(|s| s.phase).unwrap_or_default();
-        self.storage_type.is_none_or(|wanted| wanted == claim.spec.storage_type)
+        self.storage_type
+            .is_none_or(|wanted| wanted == claim.spec.storage_type)
             && self.phase.is_none_or(|wanted| wanted == phase)
     }
 }
@@ -393,14 +417,16 @@ impl StorageFilter {
 pub fn parse_wait(field: &str, text: &str) -> Result<Duration, ServiceError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let wait = (1..=6).contains(&digits).then(|| number.parse::<u64>().ok()).flatten().and_then(|n| {
-        match unit {
+    let wait = (1..=6)
+        .contains(&digits)
+        .then(|| number.parse::<u64>().ok())
+        .flatten()
+        .and_then(|n| match unit {
             "ms" => Some(Duration::from_millis(n)),
             "s" => Some(Duration::from_secs(n)),
             "m" => Some(Duration::from_secs(n * 60)),
             _ => None,
-        }
-    });
+        });
     wait.map(|wait| wait.min(Duration::from_secs(60)))
         .ok_or_else(|| ServiceError::field(field, "must be a time, as 500ms, 30s or 1m"))
 }
@@ -433,19 +459,28 @@ impl Check {
 
     fn capacity(&mut self, bytes: Option<u64>) {
         if bytes.is_some_and(|bytes| !(1..=MAX_CAPACITY_BYTES).contains(&bytes)) {
-            self.fault("capacity_bytes", format!("must be from 1 to {MAX_CAPACITY_BYTES}"));
+            self.fault(
+                "capacity_bytes",
+                format!("must be from 1 to {MAX_CAPACITY_BYTES}"),
+            );
         }
     }
 
     fn label_like(&mut self, field: &str, text: Option<&str>) {
         if text.is_some_and(|text| !is_dns_label(text)) {
-            self.fault(field, "must be 1 to 63 of a-z, 0-9 and dash, with a letter or digit at both ends");
+            self.fault(
+                field,
+                "must be 1 to 63 of a-z, 0-9 and dash, with a letter or digit at both ends",
+            );
         }
     }
 
     fn word<T: Copy>(&mut self, field: &str, text: Option<&str>, words: &[(&str, T)]) -> Option<T> {
         let text = text?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             self.fault(field, format!("must be one of {}", words.join(", ")));
@@ -462,12 +497,18 @@ impl Check {
             let shown: String = key.chars().take(80).collect();
             let field = format!("labels.{shown}");
             if !is_label_key(key) {
-                self.fault(&field, "the key must be a label's, as Kubernetes has it: name or domain/name");
+                self.fault(
+                    &field,
+                    "the key must be a label's, as Kubernetes has it: name or domain/name",
+                );
             } else if is_ours(key) {
                 self.fault(&field, format!("labels under {GROUP} are the operator's own"));
             }
             if !is_label_value(value) {
-                self.fault(&field, "the value must be at most 63 of letters, digits, dash, dot and underscore");
+                self.fault(
+                    &field,
+                    "the value must be at most 63 of letters, digits, dash, dot and underscore",
+                );
             }
         }
     }
@@ -511,13 +552,17 @@ fn is_label_value(value: &str) -> bool {
 }
 
 fn is_ours(key: &str) -> bool {
-    key.split_once('/')
-        .is_some_and(|(domain, _)| domain == GROUP || domain.strip_suffix(GROUP).is_some_and(|d| d.ends_with('.')))
+    key.split_once('/').is_some_and(|(domain, _)| {
+        domain == GROUP || domain.strip_suffix(GROUP).is_some_and(|d| d.ends_with('.'))
+    })
 }
 
 fn is_ec_policy(text: &str) -> bool {
     let number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && !n.starts_with('0');
-    text.len() <= 7 && text.split_once('+').is_some_and(|(data, parity)| number(data) && number(parity))
+    text.len() <= 7
+        && text
+            .split_once('+')
+            .is_some_and(|(data, parity)| number(data) && number(parity))
 }
 
 #[cfg(test)]

@@ -12,17 +12,17 @@ use kube::{
 };
 use serde_json::json;
 
+use super::{NewCredentials, RotateError};
 use super::{
     Service,
     error::{ErrorKind, ServiceError},
     listing::{PageRequest, list, list_all},
     request::{CreateStorage, ExpandStorage, StorageFilter, is_dns_label, is_subdomain},
-    view::{DryRunAnswer, Page, Storage, claim_id, class_name, claimed_bytes, id_by_uid},
+    view::{DryRunAnswer, Page, Storage, claim_id, claimed_bytes, class_name, id_by_uid},
 };
-use super::{NewCredentials, RotateError};
 use crate::crd::{
-    ANNOTATION_REQUEST, LABEL_ID, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume,
-    claim::ClaimPhase, class::ReclaimPolicy,
+    ANNOTATION_REQUEST, LABEL_ID, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume, claim::ClaimPhase,
+    class::ReclaimPolicy,
 };
 
 /// The answer to a request for storage.
@@ -71,13 +71,22 @@ impl Service {
             claim = self.wait_settled(claim, wait).await;
         }
         let class = self.class_of(&claim).await?;
-        Ok(Created { storage: Storage::of_claim(&claim, class.as_ref(), None), new })
+        Ok(Created {
+            storage: Storage::of_claim(&claim, class.as_ref(), None),
+            new,
+        })
     }
 
-    async fn ensure_claim(&self, request: &CreateStorage) -> Result<(UnifiedStorageClaim, bool), ServiceError> {
+    async fn ensure_claim(
+        &self,
+        request: &CreateStorage,
+    ) -> Result<(UnifiedStorageClaim, bool), ServiceError> {
         let api = self.claims(Some(&request.namespace));
         for _ in 0..ATTEMPTS {
-            let error = match api.create(&PostParams::default(), &request.claim(&self.mint_id())).await {
+            let error = match api
+                .create(&PostParams::default(), &request.claim(&self.mint_id()))
+                .await
+            {
                 Ok(claim) => return Ok((claim, true)),
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                     match api.get_opt(&request.name).await? {
@@ -93,7 +102,10 @@ impl Service {
         }
         Err(ServiceError::new(
             ErrorKind::Aborted,
-            format!("{:?} is made and deleted by somebody else all the time.", request.name),
+            format!(
+                "{:?} is made and deleted by somebody else all the time.",
+                request.name
+            ),
         ))
     }
 
@@ -103,16 +115,34 @@ impl Service {
     /// `Invalid` where the namespace does not exist.
     pub async fn dry_run_storage(&self, request: &CreateStorage) -> Result<DryRunAnswer, ServiceError> {
         let api = self.claims(Some(&request.namespace));
-        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
         match api.create(&params, &request.claim(&self.mint_id())).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
             Err(error) => return Err(create_refused(request, error)),
         }
-        Ok(match self.parts.dry_run.dry_run(&request.claim_spec(), &request.namespace).await {
-            Ok(placement) => DryRunAnswer { placed: true, placement: Some(placement), reasons: Vec::new() },
-            Err(reasons) => DryRunAnswer { placed: false, placement: None, reasons },
-        })
+        Ok(
+            match self
+                .parts
+                .dry_run
+                .dry_run(&request.claim_spec(), &request.namespace)
+                .await
+            {
+                Ok(placement) => DryRunAnswer {
+                    placed: true,
+                    placement: Some(placement),
+                    reasons: Vec::new(),
+                },
+                Err(reasons) => DryRunAnswer {
+                    placed: false,
+                    placement: None,
+                    reasons,
+                },
+            },
+        )
     }
 
     /// One.
@@ -141,7 +171,11 @@ impl Service {
     ) -> Result<Page<Storage>, ServiceError> {
         let api = self.claims(filter.namespace.as_deref());
         let (claims, continue_) = list(&api, &filter.selector(), page, |c| filter.matches(c)).await?;
-        let classes = if claims.is_empty() { Vec::new() } else { list_all(&self.classes(), "").await? };
+        let classes = if claims.is_empty() {
+            Vec::new()
+        } else {
+            list_all(&self.classes(), "").await?
+        };
         let items = claims
             .iter()
             .map(|claim| {
@@ -161,7 +195,10 @@ impl Service {
             let (claim, volume) = match self.find(id).await? {
                 Found::Claim(claim, volume) => (claim, volume),
                 Found::Leaving(_) => {
-                    return Err(ServiceError::new(ErrorKind::NotReady, format!("{id:?} is being deleted.")));
+                    return Err(ServiceError::new(
+                        ErrorKind::NotReady,
+                        format!("{id:?} is being deleted."),
+                    ));
                 }
                 Found::Nothing(detail) => return Err(ServiceError::new(ErrorKind::NotFound, detail)),
             };
@@ -176,14 +213,20 @@ impl Service {
                 "spec": {"capacity": request.capacity_bytes.to_string()},
             });
             let api = self.claims(claim.namespace().as_deref());
-            match api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+            match api
+                .patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+                .await
+            {
                 Ok(claim) => return Ok(Storage::of_claim(&claim, class.as_ref(), volume.as_deref())),
                 // Somebody changed or deleted it meanwhile: look again.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(ServiceError::new(ErrorKind::Aborted, format!("{id:?} is changed by somebody else all the time.")))
+        Err(ServiceError::new(
+            ErrorKind::Aborted,
+            format!("{id:?} is changed by somebody else all the time."),
+        ))
     }
 
     /// Deletes the request; what happens to the data is the reclaim policy's.
@@ -200,7 +243,10 @@ impl Service {
                 Found::Nothing(detail) => return Ok(Deletion::Gone(detail)),
             };
             let class = self.class_of(&claim).await?;
-            let only_this = Preconditions { uid: claim.uid(), resource_version: None };
+            let only_this = Preconditions {
+                uid: claim.uid(),
+                resource_version: None,
+            };
             let params = DeleteParams::default().preconditions(only_this);
             let api = self.claims(claim.namespace().as_deref());
             match api.delete(&claim.name_any(), &params).await {
@@ -213,7 +259,10 @@ impl Service {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(ServiceError::new(ErrorKind::Aborted, format!("{id:?} is changed by somebody else all the time.")))
+        Err(ServiceError::new(
+            ErrorKind::Aborted,
+            format!("{id:?} is changed by somebody else all the time."),
+        ))
     }
 
     /// New credentials; the old ones are revoked.
@@ -232,7 +281,10 @@ impl Service {
                 ));
             }
             Found::Leaving(_) => {
-                return Err(ServiceError::new(ErrorKind::NotReady, format!("{id:?} is being deleted.")));
+                return Err(ServiceError::new(
+                    ErrorKind::NotReady,
+                    format!("{id:?} is being deleted."),
+                ));
             }
             Found::Nothing(detail) => return Err(ServiceError::new(ErrorKind::NotFound, detail)),
         };
@@ -251,7 +303,10 @@ impl Service {
         })
     }
 
-    async fn class_of(&self, claim: &UnifiedStorageClaim) -> Result<Option<UnifiedStorageClass>, ServiceError> {
+    async fn class_of(
+        &self,
+        claim: &UnifiedStorageClaim,
+    ) -> Result<Option<UnifiedStorageClass>, ServiceError> {
         match class_name(claim).filter(|name| is_subdomain(name)) {
             Some(name) => Ok(self.classes().get_opt(name).await?),
             None => Ok(None),
@@ -284,7 +339,9 @@ impl Service {
     /// Follows one claim until it is settled or the stream ends.
     async fn follow(&self, latest: &mut UnifiedStorageClaim) -> Result<(), kube::Error> {
         let api = self.claims(latest.namespace().as_deref());
-        let params = WatchParams::default().fields(&format!("metadata.name={}", latest.name_any())).timeout(60);
+        let params = WatchParams::default()
+            .fields(&format!("metadata.name={}", latest.name_any()))
+            .timeout(60);
         let version = latest.resource_version().unwrap_or_default();
         let mut events = api.watch(&params, &version).await?.boxed();
         while let Some(event) = events.try_next().await? {
@@ -315,9 +372,11 @@ impl Service {
             return Ok(Found::Claim(Box::new(claim), None));
         }
         match volume {
-            Some(volume) if volume.spec.reclaim_policy == ReclaimPolicy::Retain => Ok(Found::Nothing(format!(
-                "Storage {id:?} was deleted; its data is retained as the UnifiedVolume of that name."
-            ))),
+            Some(volume) if volume.spec.reclaim_policy == ReclaimPolicy::Retain => {
+                Ok(Found::Nothing(format!(
+                    "Storage {id:?} was deleted; its data is retained as the UnifiedVolume of that name."
+                )))
+            }
             Some(volume) => Ok(Found::Leaving(Box::new(volume))),
             None => Ok(self
                 .unminted(id)
@@ -327,13 +386,19 @@ impl Service {
     }
 
     /// The claim that a volume says it belongs to; another claim of that name is not it.
-    async fn owner(&self, volume: Option<&UnifiedVolume>) -> Result<Option<UnifiedStorageClaim>, ServiceError> {
+    async fn owner(
+        &self,
+        volume: Option<&UnifiedVolume>,
+    ) -> Result<Option<UnifiedStorageClaim>, ServiceError> {
         let Some(volume) = volume else { return Ok(None) };
         let reference = &volume.spec.claim_ref;
         if !is_dns_label(&reference.namespace) || !is_subdomain(&reference.name) {
             return Ok(None);
         }
-        let claim = self.claims(Some(&reference.namespace)).get_opt(&reference.name).await?;
+        let claim = self
+            .claims(Some(&reference.namespace))
+            .get_opt(&reference.name)
+            .await?;
         Ok(claim.filter(|claim| claim.uid().as_deref() == Some(&reference.uid)))
     }
 
@@ -376,7 +441,10 @@ fn is_repeat(request: &CreateStorage, claim: &UnifiedStorageClaim) -> bool {
     spec.volume_name = None;
     spec.capacity = claimed_bytes(claim).to_string();
     spec == request.claim_spec()
-        && request.labels.iter().all(|(key, value)| claim.labels().get(key) == Some(value))
+        && request
+            .labels
+            .iter()
+            .all(|(key, value)| claim.labels().get(key) == Some(value))
 }
 
 fn name_taken(request: &CreateStorage, claim: &UnifiedStorageClaim) -> ServiceError {
@@ -393,18 +461,22 @@ fn name_taken(request: &CreateStorage, claim: &UnifiedStorageClaim) -> ServiceEr
 
 /// Why a claim was not created: a namespace that does not exist or goes is the caller's, all else is not.
 fn create_refused(request: &CreateStorage, error: kube::Error) -> ServiceError {
-    let kube::Error::Api(status) = &error else { return error.into() };
+    let kube::Error::Api(status) = &error else {
+        return error.into();
+    };
     let details = status.details.as_ref();
     let names_namespace =
         details.is_some_and(|d| d.kind == "namespaces") || status.message.contains("namespaces \"");
     let terminating = details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
     match status.code {
-        404 if names_namespace => {
-            ServiceError::field("namespace", format!("there is no namespace {:?}", request.namespace))
-        }
-        403 if terminating => {
-            ServiceError::field("namespace", format!("namespace {:?} is being deleted", request.namespace))
-        }
+        404 if names_namespace => ServiceError::field(
+            "namespace",
+            format!("there is no namespace {:?}", request.namespace),
+        ),
+        403 if terminating => ServiceError::field(
+            "namespace",
+            format!("namespace {:?} is being deleted", request.namespace),
+        ),
         404 => ServiceError::unavailable(
             "The Kubernetes API does not know claims: the CRDs are not installed.",
             vec![status.message.clone()],
@@ -427,11 +499,13 @@ fn may_grow(
         ));
     }
     match class {
-        Some(class) if !class.spec.capacity.allow_expansion => Err(ServiceError::new(
-            ErrorKind::Refused,
-            format!("{} cannot grow.", claim_id(claim)),
-        )
-        .because(vec![format!("class {:?} does not allow expansion", class.name_any())])),
+        Some(class) if !class.spec.capacity.allow_expansion => {
+            Err(
+                ServiceError::new(ErrorKind::Refused, format!("{} cannot grow.", claim_id(claim))).because(
+                    vec![format!("class {:?} does not allow expansion", class.name_any())],
+                ),
+            )
+        }
         _ => Ok(()),
     }
 }

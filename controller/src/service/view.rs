@@ -10,7 +10,9 @@ use kube::ResourceExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::fleet::{Class, Classification, Drive, DriveUse, Node, Pool, PoolMember, RefusedDrive, SystemInfo};
+pub use self::fleet::{
+    Class, Classification, Drive, DriveUse, Node, Pool, PoolMember, RefusedDrive, SystemInfo,
+};
 use super::DryRunPlacement;
 use crate::crd::{
     self, LABEL_ID, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume,
@@ -167,14 +169,20 @@ pub struct Access {
 
 impl From<&crd::claim::SecretRef> for SecretRef {
     fn from(from: &crd::claim::SecretRef) -> Self {
-        Self { namespace: from.namespace.clone(), name: from.name.clone() }
+        Self {
+            namespace: from.namespace.clone(),
+            name: from.name.clone(),
+        }
     }
 }
 
 impl From<&crd::claim::Access> for Access {
     fn from(from: &crd::claim::Access) -> Self {
         Self {
-            filer: from.filer.as_ref().map(|f| FilerAccess { url: f.url.clone(), path: f.path.clone() }),
+            filer: from.filer.as_ref().map(|f| FilerAccess {
+                url: f.url.clone(),
+                path: f.path.clone(),
+            }),
             s3: from.s3.as_ref().map(|s| S3Access {
                 endpoint: s.endpoint.clone(),
                 bucket: s.bucket.clone(),
@@ -231,8 +239,17 @@ pub struct Storage {
 /// bound to, or the name that its volume will have.
 #[must_use]
 pub fn claim_id(claim: &UnifiedStorageClaim) -> String {
-    let minted = claim.labels().get(LABEL_ID).filter(|id| claim.spec.volume_name.as_ref() == Some(id));
-    let bound = || claim.status.as_ref().and_then(|s| s.volume_name.as_ref()).filter(|name| !name.is_empty());
+    let minted = claim
+        .labels()
+        .get(LABEL_ID)
+        .filter(|id| claim.spec.volume_name.as_ref() == Some(id));
+    let bound = || {
+        claim
+            .status
+            .as_ref()
+            .and_then(|s| s.volume_name.as_ref())
+            .filter(|name| !name.is_empty())
+    };
     minted.or_else(bound).cloned().unwrap_or_else(|| id_by_uid(claim))
 }
 
@@ -283,7 +300,9 @@ impl Storage {
                 .or(class.map(|c| c.spec.reclaim_policy))
                 .unwrap_or_default(),
             redundancy: spec.redundancy.as_ref().map(Redundancy::from),
-            placement_reasons: volume.map(|v| v.spec.placement.reasons.clone()).unwrap_or_default(),
+            placement_reasons: volume
+                .map(|v| v.spec.placement.reasons.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -302,7 +321,13 @@ impl Storage {
             backend: Some(spec.placement.backend),
             pool: Some(spec.placement.pool.clone()),
             phase: ClaimPhase::Deleting,
-            conditions: conditions(volume.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default()),
+            conditions: conditions(
+                volume
+                    .status
+                    .as_ref()
+                    .map(|s| s.conditions.as_slice())
+                    .unwrap_or_default(),
+            ),
             access: None,
             created_at: volume.metadata.creation_timestamp.as_ref().map(|t| t.0),
             labels: volume.labels().clone(),
@@ -317,7 +342,9 @@ impl Storage {
 #[must_use]
 pub fn class_name(claim: &UnifiedStorageClaim) -> Option<&str> {
     let serving = claim.status.as_ref().and_then(|s| s.class.as_deref());
-    serving.or(claim.spec.class_name.as_deref()).filter(|name| !name.is_empty())
+    serving
+        .or(claim.spec.class_name.as_deref())
+        .filter(|name| !name.is_empty())
 }
 
 /// Whether storage would be placed now.

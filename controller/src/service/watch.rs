@@ -84,7 +84,9 @@ impl Service {
             return Err(ServiceError::field("namespace", "must be a namespace's name"));
         }
         let api = self.claims(namespace);
-        self.watch(api, resume_token, |claim: &UnifiedStorageClaim| Storage::of_claim(claim, None, None))
+        self.watch(api, resume_token, |claim: &UnifiedStorageClaim| {
+            Storage::of_claim(claim, None, None)
+        })
     }
 
     /// Every change of nodes.
@@ -109,7 +111,12 @@ impl Service {
             return Err(ServiceError::field("resume_token", "is not a token of an event"));
         }
         let (events, receiver) = mpsc::channel(BUFFER);
-        let mut follower = Follower { api, view, events, version: resume_token.to_owned() };
+        let mut follower = Follower {
+            api,
+            view,
+            events,
+            version: resume_token.to_owned(),
+        };
         let shutdown = self.shutdown().clone();
         tokio::spawn(async move { follower.run(&shutdown).await });
         Ok(ReceiverStream::new(receiver).boxed())
@@ -148,8 +155,11 @@ where
         let mut failures = 0;
         loop {
             let before = self.version.clone();
-            let outcome =
-                if self.version.is_empty() { self.tell_first().await } else { self.tell_changes().await };
+            let outcome = if self.version.is_empty() {
+                self.tell_first().await
+            } else {
+                self.tell_changes().await
+            };
             match outcome {
                 Ok(Ok(())) => failures = 0,
                 Ok(Err(Gone)) => return,
@@ -167,14 +177,22 @@ where
     }
 
     async fn send(&self, kind: EventKind, item: Option<T>, token: &str) -> Result<(), Gone> {
-        let event = Event { kind, item, resume_token: token.to_owned() };
+        let event = Event {
+            kind,
+            item,
+            resume_token: token.to_owned(),
+        };
         self.events.send(Ok(event)).await.map_err(|_| Gone)
     }
 
     async fn tell_first(&mut self) -> Result<Result<(), Gone>, ServiceError> {
         let (items, version) = list_with_version(&self.api, "").await?;
         for item in &items {
-            if self.send(EventKind::Added, Some((self.view)(item)), "").await.is_err() {
+            if self
+                .send(EventKind::Added, Some((self.view)(item)), "")
+                .await
+                .is_err()
+            {
                 return Ok(Err(Gone));
             }
         }

@@ -105,7 +105,11 @@ impl From<&crd::node::Drive> for Drive {
             capacity_bytes: from.capacity_bytes,
             health: from.health,
             health_reason: from.health_reason,
-            usage: DriveUse { state: from.usage.state, holder: from.usage.holder, pool: from.usage.pool },
+            usage: DriveUse {
+                state: from.usage.state,
+                holder: from.usage.holder,
+                pool: from.usage.pool,
+            },
             claimable: from.claimable,
             refusals: from.refusals,
             classification: Classification {
@@ -230,12 +234,18 @@ impl From<&crd::PoolMember> for PoolMember {
         let ready = condition::get(&status.conditions, "Ready").filter(|c| !c.is_true());
         Self {
             name: member.name_any(),
-            node: Some(status.node).filter(|n| !n.is_empty()).unwrap_or_else(|| member.spec.node_name.clone()),
+            node: Some(status.node)
+                .filter(|n| !n.is_empty())
+                .unwrap_or_else(|| member.spec.node_name.clone()),
             drive: member.spec.drive_id.clone(),
             device: status.device,
             phase: status.phase,
             reason: ready.map(|c| c.message.clone()).unwrap_or_default(),
-            capacity_bytes: if status.capacity_bytes > 0 { status.capacity_bytes } else { member.spec.drive_bytes },
+            capacity_bytes: if status.capacity_bytes > 0 {
+                status.capacity_bytes
+            } else {
+                member.spec.drive_bytes
+            },
             used_bytes: status.used_bytes,
             conditions: conditions(&status.conditions),
         }
@@ -307,7 +317,11 @@ impl Pool {
             refused_drives: status
                 .refused_drives
                 .into_iter()
-                .map(|r| RefusedDrive { node: r.node, drive: r.drive, reasons: r.reasons })
+                .map(|r| RefusedDrive {
+                    node: r.node,
+                    drive: r.drive,
+                    reasons: r.reasons,
+                })
                 .collect(),
             conditions: conditions(&status.conditions),
         }
