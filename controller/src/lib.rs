@@ -6,4 +6,5 @@
 
 pub mod api;
 pub mod crd;
+pub mod embedded;
 pub mod service;

@@ -53,19 +53,24 @@ impl Fields {
         }
     }
 
-    /// Takes a whole number of bytes; 1.0 is as whole as 1.
-    pub(super) fn take_bytes(&mut self, name: &str) -> Option<u64> {
+    /// Takes a whole number; 1.0 is as whole as 1.
+    pub(super) fn take_whole(&mut self, name: &str) -> Option<u64> {
         let value = self.raw(name)?;
         let whole = value.as_u64().or_else(|| value.as_f64().and_then(whole_number));
         if whole.is_none() {
-            let message = if value.is_number() {
-                "must be a whole number of bytes, from 1 to 9007199254740992".to_owned()
-            } else {
-                format!("must be a whole number of bytes, not {}", kind(&value))
-            };
-            self.fault(name, message);
+            let found = if value.is_number() { "that" } else { kind(&value) };
+            self.fault(name, format!("must be a whole number from 1 up, not {found}"));
         }
         whole
+    }
+
+    /// Notes those of `names` that are null: they have a default, and null is not it.
+    pub(super) fn never_null(&mut self, names: &[&str]) {
+        for name in names {
+            if self.object.get(*name).is_some_and(Value::is_null) {
+                self.fault(name, "must not be null: leave it out");
+            }
+        }
     }
 
     /// Takes a field as it is; null means absent.

@@ -117,7 +117,7 @@ fn labels_schema(_: &mut schemars::SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": MAX_LABELS,
         "propertyNames": {
-            "pattern": r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?){0,3}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+            "pattern": r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?){0,2}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
             "not": {"pattern": r"^([^/]*\.)?storage\.billyronks\.io/"},
         },
         "additionalProperties": {
@@ -170,6 +170,7 @@ impl CreateDraft {
     #[must_use]
     pub fn from_json(body: Value) -> Self {
         let mut fields = Fields::of("", body);
+        fields.never_null(&["namespace", "labels"]);
         let mut nested = Vec::new();
         let redundancy = fields.raw("redundancy").map(|value| {
             let (draft, faults) = RedundancyDraft::from_json(value);
@@ -179,7 +180,7 @@ impl CreateDraft {
         let mut draft = Self {
             name: fields.take("name", "a string"),
             storage_type: fields.take("storage_type", "a string"),
-            capacity_bytes: fields.take_bytes("capacity_bytes"),
+            capacity_bytes: fields.take_whole("capacity_bytes"),
             tier: fields.take("tier", "a string"),
             class: fields.take("class", "a string"),
             namespace: fields.take("namespace", "a string"),
@@ -235,11 +236,12 @@ impl CreateDraft {
 impl RedundancyDraft {
     fn from_json(body: Value) -> (Self, Vec<FieldError>) {
         let mut fields = Fields::of("redundancy", body);
+        fields.never_null(&["type"]);
         let draft = Self {
             type_: fields.take("type", "a string"),
-            replication_factor: fields.take("replication_factor", "a whole number"),
+            replication_factor: fields.take_whole("replication_factor").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             ec_policy: fields.take("ec_policy", "a string"),
-            min_fault_domains: fields.take("min_fault_domains", "a whole number"),
+            min_fault_domains: fields.take_whole("min_fault_domains").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         };
         (draft, fields.finish())
     }
@@ -277,7 +279,7 @@ impl ExpandStorage {
     /// `Invalid` with all faults.
     pub fn from_json(body: Value) -> Result<Self, ServiceError> {
         let mut fields = Fields::of("", body);
-        let capacity_bytes = fields.take_bytes("capacity_bytes");
+        let capacity_bytes = fields.take_whole("capacity_bytes");
         Self::parse(capacity_bytes, fields.finish())
     }
 
