@@ -5,6 +5,8 @@
 //! module never places, never provisions and never talks to a storage system or an agent itself: what it needs of
 //! them comes in as [`DryRun`], [`CredentialRotation`] and [`Agents`].
 
+#[cfg(test)]
+pub(crate) mod bed;
 pub mod capacity;
 pub mod error;
 mod fields;

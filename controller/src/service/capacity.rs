@@ -55,6 +55,10 @@ const fn tier_word(tier: Option<DriveTier>) -> &'static str {
 /// Shares `total` out by `weights`; the parts sum to `total` exactly, or are all 0 where the weights are.
 fn share_out(total: u64, weights: &[u64]) -> Vec<u64> {
     let sum: u128 = weights.iter().map(|w| u128::from(*w)).sum();
+    // Beyond 64 bits the products below would not fit: so the weights lose their last digits instead.
+    let scale = sum / u128::from(u64::MAX) + 1;
+    let weights: Vec<u128> = weights.iter().map(|w| u128::from(*w) / scale).collect();
+    let sum: u128 = weights.iter().sum();
     if sum == 0 {
         return vec![0; weights.len()];
     }
@@ -62,7 +66,7 @@ fn share_out(total: u64, weights: &[u64]) -> Vec<u64> {
     weights
         .iter()
         .map(|weight| {
-            before += u128::from(*weight);
+            before += weight;
             let until = u64::try_from(u128::from(total) * before / sum).unwrap_or(u64::MAX);
             let part = until.saturating_sub(given);
             given = until;

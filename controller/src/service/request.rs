@@ -239,9 +239,13 @@ impl RedundancyDraft {
         fields.never_null(&["type"]);
         let draft = Self {
             type_: fields.take("type", "a string"),
-            replication_factor: fields.take_whole("replication_factor").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+            replication_factor: fields
+                .take_whole("replication_factor")
+                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             ec_policy: fields.take("ec_policy", "a string"),
-            min_fault_domains: fields.take_whole("min_fault_domains").map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+            min_fault_domains: fields
+                .take_whole("min_fault_domains")
+                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
         };
         (draft, fields.finish())
     }
