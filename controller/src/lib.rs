@@ -5,9 +5,11 @@
 //! writes to a drive: agents do, after their own proof.
 
 pub mod agents;
+pub mod api;
 pub mod backend;
 pub mod crd;
 pub mod embedded;
 pub mod listen;
 pub mod pki;
+pub mod service;
 pub mod telemetry;
