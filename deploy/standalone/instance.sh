@@ -2,6 +2,8 @@
 # What `up` and `down` both know about one instance on this machine: its state folder, its processes, its loop
 # devices. Never touches a process, mount or device that does not name the state folder.
 
+PATH=$PATH:/usr/sbin:/sbin
+
 # shellcheck disable=SC2034 # used by those who source this
 # The components that `up` starts, in the order of starting; `down` goes backwards.
 COMPONENTS=(weed-master weed-volume-meta weed-filer weed-s3 controller agent)

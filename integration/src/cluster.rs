@@ -459,15 +459,15 @@ fn read_variables(file: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// The first of [`PORTS`] ports in a row that are free, below those that the kernel hands out itself.
+/// The first of [`PORTS`] ports in a row that are free, below those that members (20000 and up) and the kernel take.
 fn free_ports() -> Result<u16> {
-    let first = u16::try_from(std::process::id() % 500)? * 20 + 20_000;
-    let candidates = (first..32_000).chain(20_000..first).step_by(20);
+    let first = u16::try_from(std::process::id() % 400)? * 20 + 10_000;
+    let candidates = (first..18_000).chain(10_000..first).step_by(20);
     for base in candidates {
         let all = (base..base + PORTS).map(|port| TcpListener::bind(("127.0.0.1", port)));
         if all.collect::<Result<Vec<_>, _>>().is_ok() {
             return Ok(base);
         }
     }
-    bail!("no {PORTS} free ports in a row between 20000 and 32000")
+    bail!("no {PORTS} free ports in a row between 10000 and 18000")
 }
