@@ -103,6 +103,10 @@ pub(super) fn locate(config: &MemberConfig, disk: &str, id: MemberId) -> Result<
         false,
         rustix::fs::OFlags::CLOEXEC,
     )?;
+    // A loop device from which its file was detached is still there, and has no size.
+    if drive.geometry.size == 0 {
+        return Err(PartitionError::NotOurs(disk.to_owned(), id));
+    }
     let mark = mark::read(&drive.file, drive.geometry)
         .map_err(|error| PartitionError::Mark(disk.to_owned(), error))?;
     match mark {
