@@ -17,6 +17,7 @@ pub mod fault;
 #[cfg(test)]
 mod journey;
 mod judge;
+mod look;
 mod mark;
 mod mount;
 mod partition;
@@ -27,6 +28,7 @@ mod release;
 mod shutdown;
 mod store;
 mod supervise;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -361,6 +363,8 @@ impl Shared {
             return running.clone();
         }
         let (sender, receiver) = mpsc::channel(ORDERS_WAITING);
+        // A task that ended in the middle of something left its record.
+        let spec = spec.or_else(|| self.context.store.read(id).ok().flatten());
         let supervisor = Supervisor::new(Arc::clone(&self.context), id, spec, self.inventory.clone());
         tokio::spawn(supervisor.run(receiver));
         tasks.insert(id, sender.clone());

@@ -177,7 +177,8 @@ impl Proof<'_> {
         }
         let partitions = partition::children(self.config, drive.number).map_err(unknown)?;
         // Nobody uses that one: it is not held, and what it contains is examined next.
-        if !partitions.is_empty() && !(self.resuming && partitions.len() == 1) {
+        let most = usize::from(self.resuming);
+        if partitions.len() > most {
             return Err(not_blank(name, &format!("partitions {}", partitions.join(", "))));
         }
         let holders = partition::holders(self.config, drive.number).map_err(unknown)?;
