@@ -173,6 +173,17 @@ impl Bed {
         )
     }
 
+    /// Waits for a picture that the watcher makes by itself.
+    async fn pictured(&self, what: &str, wanted: impl Fn(&Inventory) -> bool) {
+        let mut inventory = self.inventory.clone();
+        let seen = tokio::time::timeout(
+            Duration::from_secs(20),
+            inventory.wait_for(|picture| wanted(picture)),
+        )
+        .await;
+        assert!(seen.is_ok(), "never: {what}");
+    }
+
     async fn order(&self, name: &str) -> EnsureMember {
         let device = self.seen(name).await;
         EnsureMember {
@@ -276,6 +287,12 @@ impl Drop for Bed {
             let _ = master.wait();
         }
         for name in &self.loops {
+            // Detached before, it may be somebody else's by now.
+            let backing =
+                fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
+            if !Path::new(backing.trim()).starts_with(self.folder.path()) {
+                continue;
+            }
             let _ = Command::new("blockdev")
                 .args(["--setrw", &format!("/dev/{name}")])
                 .status();
@@ -339,11 +356,14 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     bed.members().ensure(order.clone()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!reports.has_changed().unwrap());
-    let device = bed.seen(&name).await;
-    assert_eq!(
-        device.evidence.mark.as_ref().map(|mark| mark.member_id.clone()),
-        Some(id.to_string())
-    );
+    bed.pictured("the mark is seen without being asked for", |picture| {
+        let mark = picture
+            .devices
+            .get(&name)
+            .and_then(|device| device.evidence.mark.clone());
+        mark.is_some_and(|mark| mark.member_id == id.to_string() && !mark.released)
+    })
+    .await;
     let mount_point = bed.mount_point(id);
     fs::write(mount_point.join("data/kept"), b"bytes").unwrap();
     fs::File::open(mount_point.join("data/kept"))
@@ -440,8 +460,14 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     bed.members().release(id).await.unwrap();
     bed.members().release(id).await.unwrap();
     assert!(!mount_point.exists() && bed.process_of(id).is_empty());
-    let mark = bed.seen(&name).await.evidence.mark.unwrap();
-    assert_eq!((mark.member_id, mark.released), (id.to_string(), true));
+    bed.pictured("the release is seen without being asked for", |picture| {
+        let mark = picture
+            .devices
+            .get(&name)
+            .and_then(|device| device.evidence.mark.clone());
+        mark.is_some_and(|mark| mark.member_id == id.to_string() && mark.released)
+    })
+    .await;
     bed.reaches(id, |report| report.state == MemberState::Released)
         .await;
     let error = bed

@@ -172,6 +172,14 @@ pub(super) fn forget(config: &MemberConfig, disk: &str) {
     }
 }
 
+/// Has the kernel announce that a drive changed, so that everybody who watches it reads it again: without udevd
+/// nobody does that when a writer closes it. Not being able to is no fault of the member's: rescans see it too.
+pub(super) fn announce(config: &MemberConfig, disk: &str) {
+    if let Err(error) = fs::write(config.host(&format!("/sys/class/block/{disk}/uevent")), "change") {
+        tracing::debug!(disk, %error, "the change of the drive is not announced");
+    }
+}
+
 struct Known {
     name: String,
     number: (u32, u32),

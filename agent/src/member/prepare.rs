@@ -239,6 +239,7 @@ fn format(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<Memb
     spec.journal.phase = Phase::Finished;
     save(context, &spec)?;
     fault::point("member-finished");
+    partition::announce(&context.config, &place.disk);
     Ok(spec)
 }
 
