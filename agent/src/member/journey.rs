@@ -104,6 +104,12 @@ impl Bed {
         self.members = Some(members);
     }
 
+    async fn stop_agent(&mut self) {
+        if let Some(members) = self.members.take() {
+            members.close().await;
+        }
+    }
+
     fn members(&self) -> &Members {
         self.members.as_ref().unwrap()
     }
@@ -259,9 +265,7 @@ impl Bed {
     }
 
     async fn put_away(mut self) {
-        self.members = None;
-        // The tasks end with their last handle; what they were doing must not meet what follows.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.stop_agent().await;
         stop_all(&self.config()).await.unwrap();
         assert!(!self.folder.path().join("data/mounts").exists());
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -385,8 +389,7 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     assert_ne!(second, pid);
 
     // The agent goes and comes back: the same process.
-    bed.members = None;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.stop_agent().await;
     bed.start_agent();
     bed.online(id).await;
     assert_eq!(bed.process_of(id), [second]);
@@ -433,8 +436,7 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     assert_eq!(fs::read(mount_point.join("data/kept")).unwrap(), b"bytes");
 
     // Everything is put away and brought back by the mark alone.
-    bed.members = None;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.stop_agent().await;
     stop_all(&bed.config()).await.unwrap();
     assert!(bed.process_of(id).is_empty());
     assert!(!mount_point.exists());
@@ -698,8 +700,7 @@ async fn a_crash_at_any_point_is_followed_by_the_rest() {
         let name = bed.attach(600 << 20);
         let order = bed.order(&name).await;
         let id = order.member_id;
-        bed.members = None;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        bed.stop_agent().await;
         let order_path = bed.folder.path().join("order.json");
         fs::write(&order_path, serde_json::to_vec(&order).unwrap()).unwrap();
         let mut agent = Command::new(std::env::current_exe().unwrap());
