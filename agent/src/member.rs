@@ -17,6 +17,7 @@ pub mod fault;
 #[cfg(test)]
 mod journey;
 mod judge;
+mod look;
 mod mark;
 mod mount;
 mod partition;
@@ -27,6 +28,7 @@ mod release;
 mod shutdown;
 mod store;
 mod supervise;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +40,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::hardware::{Evidence, Hardware};
@@ -276,6 +279,7 @@ struct Shared {
     context: Arc<Context>,
     inventory: watch::Receiver<Arc<Inventory>>,
     tasks: Mutex<BTreeMap<MemberId, mpsc::Sender<Order>>>,
+    tracker: TaskTracker,
 }
 
 impl Members {
@@ -319,6 +323,7 @@ impl Members {
             context,
             inventory: inventory.clone(),
             tasks: Mutex::default(),
+            tracker: TaskTracker::new(),
         });
         for spec in loaded.specs {
             shared.task(spec.order.member_id, Some(spec));
@@ -347,6 +352,14 @@ impl Members {
         self.shared.order(id, Order::Release).await
     }
 
+    /// Ends the members' tasks and waits for what they are doing; the storage processes run on. Orders given to
+    /// other handles meanwhile begin tasks of their own.
+    pub async fn close(self) {
+        self.shared.tasks.lock().clear();
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+    }
+
     /// Every member as it is now; a new value only where something changed.
     pub fn reports(&self) -> watch::Receiver<MemberReports> {
         self.shared.context.reports.subscribe()
@@ -361,8 +374,10 @@ impl Shared {
             return running.clone();
         }
         let (sender, receiver) = mpsc::channel(ORDERS_WAITING);
+        // A task that ended in the middle of something left its record.
+        let spec = spec.or_else(|| self.context.store.read(id).ok().flatten());
         let supervisor = Supervisor::new(Arc::clone(&self.context), id, spec, self.inventory.clone());
-        tokio::spawn(supervisor.run(receiver));
+        self.tracker.spawn(supervisor.run(receiver));
         tasks.insert(id, sender.clone());
         sender
     }

@@ -28,7 +28,7 @@ const GIB: u64 = 1 << 30;
 
 /// One machine with an agent's members on it; puts everything away when it is dropped.
 struct Bed {
-    folder: TempDir,
+    folder: Folder,
     loops: Vec<String>,
     master: Option<Child>,
     master_address: String,
@@ -38,6 +38,21 @@ struct Bed {
     members: Option<Members>,
 }
 
+/// The machine's folder: made and removed by this bed, or lent by another one.
+enum Folder {
+    Own(TempDir),
+    Lent(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(folder) => folder.path(),
+            Self::Lent(path) => path,
+        }
+    }
+}
+
 impl Bed {
     fn new() -> Self {
         let folder = tempfile::Builder::new()
@@ -45,6 +60,13 @@ impl Bed {
             .tempdir()
             .unwrap();
         fs::create_dir(folder.path().join("img")).unwrap();
+        let mut bed = Self::over(Folder::Own(folder));
+        bed.start_agent();
+        bed
+    }
+
+    /// A machine without an agent on it.
+    fn over(folder: Folder) -> Self {
         let hardware: Arc<dyn Hardware> = Arc::new(Linux::new(LinuxConfig {
             include_loop: Some(folder.path().join("img")),
             ..LinuxConfig::default()
@@ -53,7 +75,7 @@ impl Bed {
             discover_interval: Duration::from_secs(300),
         };
         let (inventory, watcher) = Watcher::spawn(Arc::clone(&hardware), config).unwrap();
-        let mut bed = Self {
+        Self {
             folder,
             loops: Vec::new(),
             master: None,
@@ -62,9 +84,7 @@ impl Bed {
             watcher,
             hardware,
             members: None,
-        };
-        bed.start_agent();
-        bed
+        }
     }
 
     fn weed() -> PathBuf {
@@ -82,6 +102,12 @@ impl Bed {
         let members =
             Members::start(self.config(), Arc::clone(&self.hardware), self.inventory.clone()).unwrap();
         self.members = Some(members);
+    }
+
+    async fn stop_agent(&mut self) {
+        if let Some(members) = self.members.take() {
+            members.close().await;
+        }
     }
 
     fn members(&self) -> &Members {
@@ -151,6 +177,17 @@ impl Bed {
                 .get(name)
                 .unwrap_or_else(|| panic!("{name} is not in the picture")),
         )
+    }
+
+    /// Waits for a picture that the watcher makes by itself.
+    async fn pictured(&self, what: &str, wanted: impl Fn(&Inventory) -> bool) {
+        let mut inventory = self.inventory.clone();
+        let seen = tokio::time::timeout(
+            Duration::from_secs(20),
+            inventory.wait_for(|picture| wanted(picture)),
+        )
+        .await;
+        assert!(seen.is_ok(), "never: {what}");
     }
 
     async fn order(&self, name: &str) -> EnsureMember {
@@ -228,9 +265,7 @@ impl Bed {
     }
 
     async fn put_away(mut self) {
-        self.members = None;
-        // The tasks end with their last handle; what they were doing must not meet what follows.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.stop_agent().await;
         stop_all(&self.config()).await.unwrap();
         assert!(!self.folder.path().join("data/mounts").exists());
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -256,6 +291,12 @@ impl Drop for Bed {
             let _ = master.wait();
         }
         for name in &self.loops {
+            // Detached before, it may be somebody else's by now.
+            let backing =
+                fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default();
+            if !Path::new(backing.trim()).starts_with(self.folder.path()) {
+                continue;
+            }
             let _ = Command::new("blockdev")
                 .args(["--setrw", &format!("/dev/{name}")])
                 .status();
@@ -319,11 +360,14 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     bed.members().ensure(order.clone()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!reports.has_changed().unwrap());
-    let device = bed.seen(&name).await;
-    assert_eq!(
-        device.evidence.mark.as_ref().map(|mark| mark.member_id.clone()),
-        Some(id.to_string())
-    );
+    bed.pictured("the mark is seen without being asked for", |picture| {
+        let mark = picture
+            .devices
+            .get(&name)
+            .and_then(|device| device.evidence.mark.clone());
+        mark.is_some_and(|mark| mark.member_id == id.to_string() && !mark.released)
+    })
+    .await;
     let mount_point = bed.mount_point(id);
     fs::write(mount_point.join("data/kept"), b"bytes").unwrap();
     fs::File::open(mount_point.join("data/kept"))
@@ -345,8 +389,7 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     assert_ne!(second, pid);
 
     // The agent goes and comes back: the same process.
-    bed.members = None;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.stop_agent().await;
     bed.start_agent();
     bed.online(id).await;
     assert_eq!(bed.process_of(id), [second]);
@@ -393,22 +436,40 @@ async fn a_blank_drive_becomes_a_member_and_stays_one_through_kills_restarts_and
     assert_eq!(fs::read(mount_point.join("data/kept")).unwrap(), b"bytes");
 
     // Everything is put away and brought back by the mark alone.
-    bed.members = None;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bed.stop_agent().await;
     stop_all(&bed.config()).await.unwrap();
     assert!(bed.process_of(id).is_empty());
     assert!(!mount_point.exists());
+
+    // Its drive is away: missing. It comes back under whatever name: the same member.
+    run("losetup", &["-d", &format!("/dev/{name}")]);
+    bed.watcher.probe_now().await.unwrap();
     bed.start_agent();
+    bed.reaches(id, |report| report.state == MemberState::Missing)
+        .await;
+    let stranger = bed.attach(64 << 20);
+    let image = bed.folder.path().join("img/0.img");
+    let name = bed.attach_file(&image);
     let back = bed.online(id).await;
-    assert_eq!(back.filesystem_uuid, first.filesystem_uuid);
+    assert_eq!(
+        (back.device.as_str(), back.filesystem_uuid.as_str()),
+        (name.as_str(), first.filesystem_uuid.as_str())
+    );
+    assert_ne!(name, stranger);
     assert_eq!(fs::read(mount_point.join("data/kept")).unwrap(), b"bytes");
 
     // Released: nothing of it is left but the data and the mark that says so.
     bed.members().release(id).await.unwrap();
     bed.members().release(id).await.unwrap();
     assert!(!mount_point.exists() && bed.process_of(id).is_empty());
-    let mark = bed.seen(&name).await.evidence.mark.unwrap();
-    assert_eq!((mark.member_id, mark.released), (id.to_string(), true));
+    bed.pictured("the release is seen without being asked for", |picture| {
+        let mark = picture
+            .devices
+            .get(&name)
+            .and_then(|device| device.evidence.mark.clone());
+        mark.is_some_and(|mark| mark.member_id == id.to_string() && mark.released)
+    })
+    .await;
     bed.reaches(id, |report| report.state == MemberState::Released)
         .await;
     let error = bed
@@ -600,4 +661,99 @@ async fn a_drive_that_somebody_holds_exclusively_is_refused() {
     })
     .await;
     assert_eq!(error.reason, "InUse", "{}", error.message);
+}
+
+/// The other process of the crash test: one agent that takes the drive, serves it and lets it go again, until the
+/// environment's fault point kills it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by the crash test only"]
+async fn one_agent_run() {
+    let Some(order) = std::env::var_os("SMART_STORAGE_TEST_ORDER") else {
+        return;
+    };
+    let order: EnsureMember = serde_json::from_slice(&fs::read(order).unwrap()).unwrap();
+    let folder = PathBuf::from(std::env::var_os("SMART_STORAGE_TEST_FOLDER").unwrap());
+    let mut bed = Bed::over(Folder::Lent(folder));
+    bed.start_agent();
+    bed.watcher.probe_now().await.unwrap();
+    bed.members().ensure(order.clone()).await.unwrap();
+    bed.online(order.member_id).await;
+    if std::env::var_os("SMART_STORAGE_TEST_RELEASE").is_some() {
+        bed.members().release(order.member_id).await.unwrap();
+    }
+    // Goes as a killed agent goes: nothing is put away.
+    std::process::exit(0);
+}
+
+#[cfg(feature = "fault-points")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, loop devices and weed"]
+async fn a_crash_at_any_point_is_followed_by_the_rest() {
+    use std::os::unix::process::ExitStatusExt;
+    for point in super::fault::POINTS {
+        let releasing = super::fault::POINTS.iter().position(|known| known == point)
+            >= super::fault::POINTS
+                .iter()
+                .position(|known| *known == "member-releasing-recorded");
+        let mut bed = Bed::new();
+        bed.start_master().await;
+        let name = bed.attach(600 << 20);
+        let order = bed.order(&name).await;
+        let id = order.member_id;
+        bed.stop_agent().await;
+        let order_path = bed.folder.path().join("order.json");
+        fs::write(&order_path, serde_json::to_vec(&order).unwrap()).unwrap();
+        let mut agent = Command::new(std::env::current_exe().unwrap());
+        agent
+            .args([
+                "--ignored",
+                "--exact",
+                "member::journey::one_agent_run",
+                "--test-threads=1",
+            ])
+            .env("SMART_STORAGE_FAULT", point)
+            .env("SMART_STORAGE_TEST_ORDER", &order_path)
+            .env("SMART_STORAGE_TEST_FOLDER", bed.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if releasing {
+            agent.env("SMART_STORAGE_TEST_RELEASE", "1");
+        }
+        let status = tokio::task::spawn_blocking(move || agent.status().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            status.signal(),
+            Some(6),
+            "{point}: the agent was to die there: {status}"
+        );
+
+        bed.start_agent();
+        bed.watcher.probe_now().await.unwrap();
+        if releasing {
+            bed.members()
+                .release(id)
+                .await
+                .unwrap_or_else(|error| panic!("{point}: {error:?}"));
+            let mark = bed.seen(&name).await.evidence.mark.unwrap();
+            assert!(mark.released, "{point}");
+            assert!(bed.process_of(id).is_empty(), "{point}");
+        } else {
+            let now = bed.order(&name).await;
+            let again = EnsureMember { member_id: id, ..now };
+            bed.members()
+                .ensure(again)
+                .await
+                .unwrap_or_else(|error| panic!("{point}: {error:?}"));
+            bed.online(id).await;
+            assert_eq!(bed.process_of(id).len(), 1, "{point}");
+            assert_eq!(
+                bed.seen(&name).await.evidence.mark.unwrap().member_id,
+                id.to_string(),
+                "{point}"
+            );
+        }
+        eprintln!("{point}: converged");
+        bed.put_away().await;
+    }
 }

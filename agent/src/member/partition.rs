@@ -103,6 +103,10 @@ pub(super) fn locate(config: &MemberConfig, disk: &str, id: MemberId) -> Result<
         false,
         rustix::fs::OFlags::CLOEXEC,
     )?;
+    // A loop device from which its file was detached is still there, and has no size.
+    if drive.geometry.size == 0 {
+        return Err(PartitionError::NotOurs(disk.to_owned(), id));
+    }
     let mark = mark::read(&drive.file, drive.geometry)
         .map_err(|error| PartitionError::Mark(disk.to_owned(), error))?;
     match mark {
@@ -165,6 +169,14 @@ pub(super) fn forget(config: &MemberConfig, disk: &str) {
     };
     if let Err(error) = ioctl::delete_partition(drive.file.as_fd(), NUMBER) {
         tracing::debug!(disk, %error, "the loop device keeps its partition");
+    }
+}
+
+/// Has the kernel announce that a drive changed, so that everybody who watches it reads it again: without udevd
+/// nobody does that when a writer closes it. Not being able to is no fault of the member's: rescans see it too.
+pub(super) fn announce(config: &MemberConfig, disk: &str) {
+    if let Err(error) = fs::write(config.host(&format!("/sys/class/block/{disk}/uevent")), "change") {
+        tracing::debug!(disk, %error, "the change of the drive is not announced");
     }
 }
 

@@ -43,9 +43,10 @@ pub(super) fn prepare(
             let place = find_marked(context, inventory, order)?.ok_or_else(|| missing(order))?;
             format(context, spec, &place)
         }
-        known => match find_marked(context, inventory, order)? {
-            Some(place) if known.is_none() => adopt(context, order, &place),
-            _ => take(context, inventory, known, order),
+        Some(spec) => take(context, inventory, Some(spec), order),
+        None => match find_marked(context, inventory, order)? {
+            Some(place) => adopt(context, order, &place),
+            None => take(context, inventory, None, order),
         },
     }
 }
@@ -238,6 +239,7 @@ fn format(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<Memb
     spec.journal.phase = Phase::Finished;
     save(context, &spec)?;
     fault::point("member-finished");
+    partition::announce(&context.config, &place.disk);
     Ok(spec)
 }
 

@@ -112,6 +112,7 @@ fn let_go(
         Some(disk) => {
             mark_released(context, &disk, id)?;
             partition::forget(&context.config, &disk);
+            partition::announce(&context.config, &disk);
             Outcome::Marked(disk)
         }
         None if marked_before => {
