@@ -7,9 +7,12 @@
 pub mod agents;
 pub mod api;
 pub mod backend;
+pub mod config;
 pub mod crd;
 pub mod embedded;
+pub mod fault;
 pub mod listen;
 pub mod pki;
+pub mod reconcile;
 pub mod service;
 pub mod telemetry;

@@ -1,0 +1,575 @@
+//! The reconcilers: one file a kind. Each looks at what is wanted and what is seen, lets `smart-storage-core` decide,
+//! and carries the decision out with effects that may be repeated.
+//!
+//! * Every reconciler is woken by its own objects, by the objects it looks at, and by the agents' news; nothing polls,
+//!   but for the backends' health.
+//! * A status is written only where it differs, always with the resourceVersion that was read.
+//! * Intent before effect: a claim's placement is a UnifiedVolume before a backend is called, a drive's claim is a
+//!   PoolMember before its agent is told.
+//! * Nothing here writes to a drive, and nothing here decides.
+
+mod allocator;
+mod backends;
+mod claim;
+mod class;
+mod convert;
+mod credentials;
+mod finalizer;
+mod member;
+mod node;
+mod plan;
+mod pool;
+mod volume;
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{ObjectMeta, PostParams},
+    runtime::{
+        Controller, WatchStreamExt as _,
+        controller::Action,
+        events::{Event, EventType, Recorder, Reporter},
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use smart_storage_core::{drive::NodeName, registry::Registry};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    allocator::Allocator,
+    backends::Backends,
+    credentials::Rotation,
+    plan::{Planner, Refused},
+};
+use crate::{
+    agents::AgentsHub,
+    crd::{PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume},
+};
+
+/// What went wrong in a reconcile. Everything here is tried again, later each time.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or could not be reached.
+    #[error("the API server: {0}")]
+    Kube(#[source] Box<kube::Error>),
+    /// Somebody else changed the object first: read again.
+    #[error("changed meanwhile by somebody else")]
+    Conflict,
+    /// The backend could not do it.
+    #[error("{0}")]
+    Backend(String),
+    /// An object misses what every object has.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict" => Self::Conflict,
+            _ => Self::Kube(Box::new(error)),
+        }
+    }
+}
+
+/// Whether an API error says that the object is not there.
+pub(crate) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether an API error says that the object is there already.
+pub(crate) fn is_already_there(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists")
+}
+
+/// Where the time comes from.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The objects of every kind, as last seen.
+#[derive(Clone)]
+pub struct Stores {
+    /// Classes.
+    pub classes: Store<UnifiedStorageClass>,
+    /// Nodes.
+    pub nodes: Store<StorageNode>,
+    /// Pools.
+    pub pools: Store<UnifiedPool>,
+    /// Members.
+    pub members: Store<PoolMember>,
+    /// Claims.
+    pub claims: Store<UnifiedStorageClaim>,
+    /// Volumes.
+    pub volumes: Store<UnifiedVolume>,
+}
+
+/// Everything that a reconciler may use.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// The objects as last seen.
+    pub stores: Stores,
+    /// What the agents say.
+    pub registry: Arc<Registry>,
+    /// The way to the agents.
+    pub hub: Arc<AgentsHub>,
+    /// The storage systems.
+    pub backends: Arc<Backends>,
+    /// The one place where bytes are promised.
+    pub allocator: Arc<Allocator>,
+    /// This installation.
+    pub cluster_id: String,
+    /// The time.
+    pub clock: Clock,
+    /// Called after each reconcile with kind, outcome and seconds.
+    pub observe: Arc<dyn Fn(&'static str, &'static str, f64) + Send + Sync>,
+    recorder: Recorder,
+    started: Timestamp,
+    failures: Mutex<HashMap<String, u32>>,
+    members: Mutex<HashMap<String, Told>>,
+}
+
+/// What passed between a member and the agent that has it.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// The node and its stream that took the last order.
+    by: Option<(NodeName, u64)>,
+    refusal: Option<Refusal>,
+    released: bool,
+}
+
+/// Why an agent did not do what it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Refusal {
+    reason: String,
+    message: String,
+}
+
+impl Context {
+    /// A context over objects that [`watch`] keeps current.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        stores: Stores,
+        hub: Arc<AgentsHub>,
+        backends: Arc<Backends>,
+        cluster_id: String,
+        clock: Clock,
+        observe: Arc<dyn Fn(&'static str, &'static str, f64) + Send + Sync>,
+    ) -> Self {
+        let reporter = Reporter {
+            controller: "smart-storage-controller".to_owned(),
+            instance: None,
+        };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            allocator: Arc::new(Allocator::new(client.clone())),
+            client,
+            stores,
+            registry: Arc::clone(hub.registry()),
+            hub,
+            backends,
+            cluster_id,
+            started: clock(),
+            clock,
+            observe,
+            failures: Mutex::new(HashMap::new()),
+            members: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Whether this process has run for less than `age`: agents may not have come back yet.
+    fn is_young(&self, age: Duration) -> bool {
+        self.now().duration_since(self.started).unsigned_abs() < age
+    }
+
+    fn members(&self) -> MutexGuard<'_, HashMap<String, Told>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_told(&self, member: &str, node: &NodeName, session: u64) -> bool {
+        self.members()
+            .get(member)
+            .is_some_and(|told| told.by.as_ref() == Some(&(node.clone(), session)))
+    }
+
+    fn told(&self, member: &str, node: &NodeName, session: u64) {
+        let told = Told {
+            by: Some((node.clone(), session)),
+            refusal: None,
+            released: false,
+        };
+        self.members().insert(member.to_owned(), told);
+    }
+
+    fn refused(&self, member: &str, refusal: Refusal) {
+        let mut members = self.members();
+        let told = members.entry(member.to_owned()).or_default();
+        told.by = None;
+        told.refusal = Some(refusal);
+    }
+
+    fn refusal(&self, member: &str) -> Option<Refusal> {
+        self.members().get(member)?.refusal.clone()
+    }
+
+    fn released(&self, member: &str) {
+        self.members().entry(member.to_owned()).or_default().released = true;
+    }
+
+    fn is_released(&self, member: &str) -> bool {
+        self.members().get(member).is_some_and(|told| told.released)
+    }
+
+    fn forget_member(&self, member: &str) {
+        self.members().remove(member);
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Tells the users of an object what happened to it. Losing an event loses nothing else.
+    async fn event<K>(&self, object: &K, ok: bool, reason: &str, note: String)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let event = Event {
+            type_: if ok { EventType::Normal } else { EventType::Warning },
+            reason: reason.to_owned(),
+            note: Some(note.chars().take(1000).collect()),
+            action: reason.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+            tracing::debug!(%error, reason, "event not published");
+        }
+    }
+
+    /// Seconds until the next try of something that failed: 1, 2, 4 ... 60, with a fifth of jitter by its name.
+    fn back_off(&self, key: &str) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(key.to_owned()).or_insert(0);
+        *count = count.saturating_add(1);
+        let base = 500_u64.saturating_mul(1 << (*count).min(7)).min(60_000);
+        let jitter = key.bytes().fold(u64::from(*count), |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+        }) % 20;
+        Duration::from_millis(base + base * jitter / 100)
+    }
+
+    fn succeeded(&self, key: &str) {
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
+    }
+}
+
+/// Which object changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A class.
+    Class(String),
+    /// A StorageNode object.
+    Node(String),
+    /// An agent's news, by node name.
+    Agent(String),
+    /// A pool.
+    Pool(String),
+    /// A member.
+    Member {
+        /// Its object name.
+        name: String,
+        /// Its pool.
+        pool: String,
+        /// Its node.
+        node: String,
+    },
+    /// A claim.
+    Claim {
+        /// Its uid.
+        uid: String,
+        /// The volume it names, where it does.
+        volume: Option<String>,
+    },
+    /// A volume.
+    Volume {
+        /// Its pool.
+        pool: String,
+        /// Namespace of its claim.
+        namespace: String,
+        /// Name of its claim.
+        claim: String,
+    },
+}
+
+/// Starts one watch a kind and keeps the stores current; every change is told on the channel after the store has it.
+///
+/// # Errors
+/// Where the first lists do not arrive.
+pub async fn watch(
+    client: &Client,
+    changes: &broadcast::Sender<Change>,
+    stop: &CancellationToken,
+) -> Result<Stores, Error> {
+    let stores = Stores {
+        classes: follow(client, changes, stop, |o: &UnifiedStorageClass| {
+            Change::Class(o.name_any())
+        }),
+        nodes: follow(client, changes, stop, |o: &StorageNode| {
+            Change::Node(o.name_any())
+        }),
+        pools: follow(client, changes, stop, |o: &UnifiedPool| {
+            Change::Pool(o.name_any())
+        }),
+        members: follow(client, changes, stop, |o: &PoolMember| Change::Member {
+            name: o.name_any(),
+            pool: o.spec.pool.clone(),
+            node: o.spec.node_name.clone(),
+        }),
+        claims: follow(client, changes, stop, |o: &UnifiedStorageClaim| Change::Claim {
+            uid: o.uid().unwrap_or_default(),
+            volume: o
+                .status
+                .as_ref()
+                .and_then(|s| s.volume_name.clone())
+                .or_else(|| o.spec.volume_name.clone()),
+        }),
+        volumes: follow(client, changes, stop, |o: &UnifiedVolume| Change::Volume {
+            pool: o.spec.placement.pool.clone(),
+            namespace: o.spec.claim_ref.namespace.clone(),
+            claim: o.spec.claim_ref.name.clone(),
+        }),
+    };
+    let ready = async {
+        stores.classes.wait_until_ready().await?;
+        stores.nodes.wait_until_ready().await?;
+        stores.pools.wait_until_ready().await?;
+        stores.members.wait_until_ready().await?;
+        stores.claims.wait_until_ready().await?;
+        stores.volumes.wait_until_ready().await
+    };
+    ready
+        .await
+        .map_err(|_| Error::Incomplete("watch: it ended before its first list"))?;
+    Ok(stores)
+}
+
+fn follow<K>(
+    client: &Client,
+    changes: &broadcast::Sender<Change>,
+    stop: &CancellationToken,
+    tell: impl Fn(&K) -> Change + Send + 'static,
+) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects();
+    let (changes, stop) = (changes.clone(), stop.clone());
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream.take_until(stop.cancelled_owned()));
+        while let Some(item) = stream.next().await {
+            match item {
+                Ok(object) => {
+                    // Nobody listening is no error: the stores are current all the same.
+                    let _ = changes.send(tell(&object));
+                }
+                Err(error) => tracing::warn!(%error, kind = %K::kind(&()), "watch broken, will be resumed"),
+            }
+        }
+    });
+    reader
+}
+
+/// Runs every reconciler until `stop`.
+pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, stop: &CancellationToken) {
+    let mut running: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let stores = &context.stores;
+    let (s, c) = (stores.clone(), changes);
+    running.push(control(
+        "node",
+        &context,
+        stop,
+        node::reconcile,
+        wake(c, move |change| node::concerns(change, &s)),
+    ));
+    let s = stores.clone();
+    running.push(control(
+        "pool",
+        &context,
+        stop,
+        pool::reconcile,
+        wake(c, move |change| pool::concerns(change, &s)),
+    ));
+    let s = stores.clone();
+    running.push(control(
+        "member",
+        &context,
+        stop,
+        member::reconcile,
+        wake(c, move |change| member::concerns(change, &s)),
+    ));
+    let s = stores.clone();
+    running.push(control(
+        "class",
+        &context,
+        stop,
+        class::reconcile,
+        wake(c, move |change| class::concerns(change, &s)),
+    ));
+    let s = stores.clone();
+    running.push(control(
+        "claim",
+        &context,
+        stop,
+        claim::reconcile,
+        wake(c, move |change| claim::concerns(change, &s)),
+    ));
+    let s = stores.clone();
+    running.push(control(
+        "volume",
+        &context,
+        stop,
+        volume::reconcile,
+        wake(c, move |change| volume::concerns(change, &s)),
+    ));
+    running.push(Box::pin(Allocator::recount_now_and_then(
+        Arc::clone(&context.allocator),
+        stop.clone(),
+    )));
+    futures::future::join_all(running).await;
+}
+
+/// The objects that a reconciler has to look at again after a change. A reader that fell behind looks at everything.
+fn wake<K>(
+    changes: &broadcast::Sender<Change>,
+    concerns: impl Fn(Option<&Change>) -> Vec<ObjectRef<K>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Send + 'static,
+{
+    BroadcastStream::new(changes.subscribe())
+        .flat_map(move |change| futures::stream::iter(concerns(change.ok().as_ref())))
+}
+
+fn control<K, F>(
+    kind: &'static str,
+    context: &Arc<Context>,
+    stop: &CancellationToken,
+    reconcile: impl Fn(Arc<K>, Arc<Context>) -> F + Clone + Send + Sync + 'static,
+    wake: impl Stream<Item = ObjectRef<K>> + Send + 'static,
+) -> BoxFuture<'static, ()>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let stop = stop.clone().cancelled_owned();
+    let controller = Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default());
+    let measured = move |object: Arc<K>, context: Arc<Context>| {
+        let (reconcile, started) = (reconcile.clone(), context.now());
+        async move {
+            let key = format!(
+                "{kind}/{}/{}",
+                object.namespace().unwrap_or_default(),
+                object.name_any()
+            );
+            let result = reconcile(object, Arc::clone(&context)).await;
+            let outcome = match &result {
+                Ok(_) => "ok",
+                Err(Error::Conflict) => "conflict",
+                Err(_) => "error",
+            };
+            (context.observe)(kind, outcome, context.now().duration_since(started).as_secs_f64());
+            match result {
+                Ok(action) => {
+                    context.succeeded(&key);
+                    Ok(action)
+                }
+                Err(Error::Conflict) => Ok(Action::requeue(Duration::from_millis(50))),
+                Err(error) => {
+                    let after = context.back_off(&key);
+                    tracing::warn!(%error, object = %key, retry_seconds = after.as_secs_f64(), "reconcile failed");
+                    Ok(Action::requeue(after))
+                }
+            }
+        }
+    };
+    Box::pin(
+        controller
+            .reconcile_on(wake)
+            .graceful_shutdown_on(stop)
+            .run(
+                measured,
+                |_, _: &std::convert::Infallible, _| Action::await_change(),
+                Arc::clone(context),
+            )
+            .for_each(|_| async {}),
+    )
+}
+
+/// Writes a status where it differs, with the resourceVersion that was read.
+async fn publish<K, S>(api: &Api<K>, object: &K, old: Option<&S>, new: &S) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+    S: Serialize + PartialEq,
+{
+    if old == Some(new) {
+        return Ok(false);
+    }
+    let mut value =
+        serde_json::to_value(object).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
+    let status = serde_json::to_value(new).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("status".to_owned(), status);
+    }
+    let object: K =
+        serde_json::from_value(value).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
+    api.replace_status(&object.name_any(), &PostParams::default(), &object)
+        .await?;
+    Ok(true)
+}
+
+/// Metadata of an object that the operator makes.
+fn owned_meta(name: &str, labels: &[(&str, &str)], finalizer: bool) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        labels: Some(
+            labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        ),
+        finalizers: finalizer.then(|| vec![crate::crd::FINALIZER.to_owned()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// References to every object of a store.
+fn every<K>(store: &Store<K>) -> Vec<ObjectRef<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    store
+        .state()
+        .iter()
+        .map(|object| ObjectRef::from_obj(object.as_ref()))
+        .collect()
+}

@@ -1,0 +1,131 @@
+//! The storage systems behind the pools: one adapter for each set of endpoints, made once and shared, because its
+//! lock on the rules is.
+
+use std::{collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use smart_storage_core::decide::volume::BackendTrouble;
+
+use crate::{
+    backend::{
+        Backend, BackendError, Severity,
+        seaweedfs::{Endpoints, SeaweedFs},
+    },
+    config::SeaweedDefaults,
+    crd::{UnifiedPool, class::BackendType},
+};
+
+const HEALTH_STAYS: Duration = Duration::from_secs(10);
+
+/// The adapters.
+pub struct Backends {
+    defaults: SeaweedDefaults,
+    made: Mutex<HashMap<SeaweedDefaults, SeaweedFs>>,
+    seen: Mutex<HashMap<SeaweedDefaults, (Timestamp, Health)>>,
+}
+
+/// What a pool's backend said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is wrong, part by part; empty where it serves.
+    pub faults: Vec<String>,
+    /// Bytes of one slot, where the backend told.
+    pub slot_bytes: Option<u64>,
+}
+
+impl Backends {
+    /// Adapters whose endpoints a pool may leave out.
+    #[must_use]
+    pub fn new(defaults: SeaweedDefaults) -> Self {
+        Self {
+            defaults,
+            made: Mutex::new(HashMap::new()),
+            seen: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The endpoints of a pool.
+    #[must_use]
+    pub fn endpoints(&self, pool: &UnifiedPool) -> SeaweedDefaults {
+        let config = &pool.spec.backend.config;
+        let or = |key: &str, default: &String| {
+            config
+                .get(key)
+                .filter(|v| !v.is_empty())
+                .unwrap_or(default)
+                .clone()
+        };
+        SeaweedDefaults {
+            master: or("master", &self.defaults.master),
+            filer: or("filer", &self.defaults.filer),
+            s3: or("s3", &self.defaults.s3),
+        }
+    }
+
+    /// The adapter of a pool.
+    ///
+    /// # Errors
+    /// Reason and message, where this version does not drive the pool's backend or its endpoints are wrong.
+    pub fn of_pool(&self, pool: &UnifiedPool) -> Result<SeaweedFs, (&'static str, String)> {
+        match pool.spec.backend.type_ {
+            BackendType::Seaweedfs if pool.spec.pool_type == crate::crd::class::StorageType::File => {}
+            other => {
+                let (kind, name) = (pool.spec.pool_type.as_str(), other.as_str());
+                let words = format!(
+                    "{kind} pools on {name} do not work yet in this version; file pools on seaweedfs do"
+                );
+                return Err(("BackendNotSupported", words));
+            }
+        }
+        let endpoints = self.endpoints(pool);
+        let mut made = self.made.lock();
+        if let Some(adapter) = made.get(&endpoints) {
+            return Ok(adapter.clone());
+        }
+        let wrong = |error: crate::backend::seaweedfs::ConnectError| {
+            ("BackendConfigWrong", format!("spec.backend.config: {error}"))
+        };
+        let parsed = Endpoints::parse(&endpoints.master, &endpoints.filer, &endpoints.s3).map_err(wrong)?;
+        let adapter = SeaweedFs::connect(parsed).map_err(wrong)?;
+        made.insert(endpoints, adapter.clone());
+        Ok(adapter)
+    }
+
+    /// What the pool's backend says of itself, asked again after ten seconds.
+    pub async fn health(&self, pool: &UnifiedPool, adapter: &SeaweedFs, now: Timestamp) -> Health {
+        let endpoints = self.endpoints(pool);
+        if let Some((at, health)) = self.seen.lock().get(&endpoints)
+            && now.duration_since(*at).unsigned_abs() < HEALTH_STAYS
+        {
+            return health.clone();
+        }
+        let mut faults = adapter.health().await.faults();
+        let slot_bytes = match adapter.topology().await {
+            Ok(topology) => Some(topology.slot_bytes).filter(|bytes| *bytes > 0),
+            Err(error) => {
+                if faults.is_empty() {
+                    faults.push(error.to_string());
+                }
+                None
+            }
+        };
+        let health = Health { faults, slot_bytes };
+        self.seen.lock().insert(endpoints, (now, health.clone()));
+        health
+    }
+}
+
+/// A backend's error as core takes it.
+pub(super) fn trouble(error: &BackendError) -> BackendTrouble {
+    BackendTrouble {
+        reason: error.reason.to_owned(),
+        message: error.message.clone(),
+        transient: error.severity == Severity::Transient,
+    }
+}
+
+/// The adapter as a backend of the reconcilers.
+pub(super) fn backend(adapter: SeaweedFs) -> Backend {
+    Backend::SeaweedFs(adapter)
+}

@@ -1,0 +1,161 @@
+//! Each volume's own keys: a Secret first, then the backend's identity, so that a crash in between heals.
+//!
+//! The Secret lies in the claim's namespace under the volume's name; keys are never anywhere else: no status, no event,
+//! no log.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::BoxFuture;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ObjectMeta, PostParams},
+};
+
+use super::{Backends, Error, Stores, backends::backend, is_already_there, is_not_found};
+use crate::{
+    backend::Credentials,
+    crd::{LABEL_ID, UnifiedPool, UnifiedVolume},
+    service::{CredentialRotation, NewCredentials, RotateError},
+};
+
+const ACCESS_KEY: &str = "access_key";
+const SECRET_KEY: &str = "secret_key";
+
+fn secret_of(volume: &UnifiedVolume, keys: &Credentials) -> Secret {
+    let data = [(ACCESS_KEY, &keys.access_key), (SECRET_KEY, &keys.secret_key)];
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(volume.name_any()),
+            namespace: Some(volume.spec.claim_ref.namespace.clone()),
+            labels: Some(BTreeMap::from([(LABEL_ID.to_owned(), volume.name_any())])),
+            ..ObjectMeta::default()
+        },
+        data: Some(
+            data.into_iter()
+                .map(|(k, v)| (k.to_owned(), ByteString(v.clone().into_bytes())))
+                .collect(),
+        ),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+fn keys_of(secret: &Secret) -> Option<Credentials> {
+    let text = |key: &str| {
+        String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone())
+            .ok()
+            .filter(|t| !t.is_empty())
+    };
+    Some(Credentials {
+        access_key: text(ACCESS_KEY)?,
+        secret_key: text(SECRET_KEY)?,
+    })
+}
+
+/// The volume's keys from its Secret, which is made where it is missing or holds none.
+pub(super) async fn ensure(client: &Client, volume: &UnifiedVolume) -> Result<Credentials, Error> {
+    let api = Api::<Secret>::namespaced(client.clone(), &volume.spec.claim_ref.namespace);
+    let name = volume.name_any();
+    let found = api.get_opt(&name).await?;
+    if let Some(keys) = found.as_ref().and_then(keys_of) {
+        return Ok(keys);
+    }
+    let keys = Credentials::generate().map_err(|error| Error::Backend(error.to_string()))?;
+    let mut secret = secret_of(volume, &keys);
+    let written = match found {
+        Some(found) => {
+            secret.metadata.resource_version = found.metadata.resource_version;
+            api.replace(&name, &PostParams::default(), &secret).await
+        }
+        None => api.create(&PostParams::default(), &secret).await,
+    };
+    match written {
+        Ok(_) => Ok(keys),
+        Err(error) if is_already_there(&error) => Err(Error::Conflict),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes the volume's Secret.
+pub(super) async fn remove(client: &Client, volume: &UnifiedVolume) -> Result<(), Error> {
+    let api = Api::<Secret>::namespaced(client.clone(), &volume.spec.claim_ref.namespace);
+    match api.delete(&volume.name_any(), &DeleteParams::default()).await {
+        Err(error) if !is_not_found(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes new keys of a volume and revokes the old ones.
+pub struct Rotation {
+    client: Client,
+    stores: Stores,
+    backends: Arc<Backends>,
+    /// One at a time: the Secret and the identity must end with the same keys.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Rotation {
+    /// Rotation over these backends.
+    #[must_use]
+    pub fn new(client: Client, stores: Stores, backends: Arc<Backends>) -> Self {
+        Self {
+            client,
+            stores,
+            backends,
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    async fn renew(&self, volume: &UnifiedVolume) -> Result<NewCredentials, RotateError> {
+        let unavailable = |error: &dyn std::fmt::Display| RotateError::Unavailable(error.to_string());
+        let _turn = self.turn.lock().await;
+        let pool: Option<Arc<UnifiedPool>> = self
+            .stores
+            .pools
+            .state()
+            .into_iter()
+            .find(|pool| pool.name_any() == volume.spec.placement.pool);
+        let pool = pool.ok_or_else(|| RotateError::NotReady("its pool does not exist".to_owned()))?;
+        let adapter = self
+            .backends
+            .of_pool(&pool)
+            .map_err(|(_, words)| RotateError::NotSupported(words))?;
+        let backend = backend(adapter);
+        let api = Api::<Secret>::namespaced(self.client.clone(), &volume.spec.claim_ref.namespace);
+        let found = api
+            .get_opt(&volume.name_any())
+            .await
+            .map_err(|error| unavailable(&error))?
+            .ok_or_else(|| {
+                RotateError::NotReady("it has no credentials yet: wait until it is Ready".to_owned())
+            })?;
+        let keys = Credentials::generate().map_err(|error| unavailable(&error))?;
+        let mut secret = secret_of(volume, &keys);
+        secret.metadata.resource_version = found.metadata.resource_version;
+        api.replace(&volume.name_any(), &PostParams::default(), &secret)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        crate::fault::point("after-secret");
+        backend
+            .ensure_identity(&volume.name_any(), &keys)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let access = backend.access(&volume.name_any());
+        let s3 = access
+            .s3
+            .ok_or_else(|| RotateError::NotSupported("it is not reached through S3".to_owned()))?;
+        Ok(NewCredentials {
+            access_key: keys.access_key,
+            secret_key: keys.secret_key,
+            endpoint: s3.endpoint,
+            bucket: s3.bucket,
+        })
+    }
+}
+
+impl CredentialRotation for Rotation {
+    fn rotate<'a>(&'a self, volume: &'a UnifiedVolume) -> BoxFuture<'a, Result<NewCredentials, RotateError>> {
+        Box::pin(self.renew(volume))
+    }
+}

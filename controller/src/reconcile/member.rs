@@ -1,0 +1,335 @@
+//! PoolMember: tells the agent that has the drive to make the member serve, and publishes what the agent says.
+//!
+//! The command is repeated once for each stream and whenever the agent does not know the member; it may write to the
+//! drive only as long as the member was never seen prepared. Letting go waits for the agent's word that the drive is
+//! released, or for the annotation that gives a lost one up.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, ResourceExt as _,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use smart_storage_core::{
+    decide::member::{MemberObservation, MemberPhase, decide},
+    drive::{DriveId, MemberId, NodeName},
+    node::{MemberReport, MemberState, NodeRecord},
+};
+use smart_storage_proto::agent::v1 as pb;
+
+use super::{Change, Context, Error, Refusal, Stores, convert, every, finalizer, publish};
+use crate::{
+    agents::{Command, wire::expected_drive},
+    crd::{ANNOTATION_ABANDON, PoolMember, PoolMemberStatus, UnifiedPool, condition},
+};
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+const TRY_SELDOM: Duration = Duration::from_secs(60);
+const MIN_FREE_BYTES: u64 = 64 << 20;
+
+/// Which members have to be looked at again.
+pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRef<PoolMember>> {
+    match change {
+        // A drive may turn up on any node.
+        None | Some(Change::Agent(_)) => every(&stores.members),
+        Some(_) => Vec::new(),
+    }
+}
+
+/// Makes a member serve, or lets it go.
+pub(super) async fn reconcile(member: Arc<PoolMember>, context: Arc<Context>) -> Result<Action, Error> {
+    let api = Api::<PoolMember>::all(context.client.clone());
+    let releasing = member.metadata.deletion_timestamp.is_some();
+    let place = locate(&member, &context);
+    if releasing && (abandoned(&member) || was_released(&member, &place)) {
+        context.forget_member(&member.name_any());
+        return finalizer::remove(&api, member.as_ref())
+            .await
+            .map(|()| Action::await_change());
+    }
+    let action = if releasing {
+        release(&member, &place, &context).await
+    } else {
+        finalizer::add(&api, member.as_ref()).await?;
+        ensure(&member, &place, &context).await
+    };
+    publish_member(&api, &member, &context).await?;
+    Ok(action)
+}
+
+/// Where a member is now.
+struct Place {
+    node: NodeName,
+    record: Option<Arc<NodeRecord>>,
+    report: Option<MemberReport>,
+}
+
+fn locate(member: &PoolMember, context: &Context) -> Place {
+    let id = MemberId::from(member.spec.member_id.as_str());
+    let drive = DriveId::from(member.spec.drive_id.as_str());
+    let status_node = member.status.as_ref().map_or("", |status| status.node.as_str());
+    let last = if status_node.is_empty() {
+        member.spec.node_name.as_str()
+    } else {
+        status_node
+    };
+    let mut best: Option<(u8, Arc<NodeRecord>)> = None;
+    context.registry.for_each(|record| {
+        let reported = record
+            .member(&id)
+            .is_some_and(|report| !matches!(report.state, MemberState::Missing));
+        let marked = record
+            .drives
+            .iter()
+            .any(|d| d.facts.evidence.mark.as_ref().is_some_and(|m| m.member_id == id));
+        let shown = record.drives.iter().any(|d| d.identity.certain() == Some(&drive));
+        let rank = match (reported, marked, shown, record.name.as_str() == last) {
+            (_, true, _, _) => 4,
+            (true, ..) => 3,
+            (_, _, true, _) => 2,
+            (.., true) => 1,
+            _ => 0,
+        };
+        if rank > best.as_ref().map_or(0, |(rank, _)| *rank) {
+            best = Some((rank, Arc::clone(record)));
+        }
+    });
+    let record = best.map(|(_, record)| record);
+    Place {
+        node: record
+            .as_ref()
+            .map_or_else(|| NodeName::from(last), |record| record.name.clone()),
+        report: record.as_ref().and_then(|record| record.member(&id).cloned()),
+        record,
+    }
+}
+
+fn abandoned(member: &PoolMember) -> bool {
+    member
+        .annotations()
+        .get(ANNOTATION_ABANDON)
+        .is_some_and(|name| *name == member.name_any())
+}
+
+fn was_released(member: &PoolMember, place: &Place) -> bool {
+    member
+        .status
+        .as_ref()
+        .is_some_and(|status| status.phase == crate::crd::member::MemberPhase::Released)
+        || place
+            .report
+            .as_ref()
+            .is_some_and(|report| report.state == MemberState::Released)
+}
+
+async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action {
+    let name = member.name_any();
+    let Some(record) = place
+        .record
+        .as_ref()
+        .filter(|record| record.session.connected && record.session.synced)
+    else {
+        return Action::requeue(TRY_AGAIN);
+    };
+    let session = record.session.connected_at_ms;
+    let serves = place.report.as_ref().is_some_and(|report| {
+        matches!(
+            report.state,
+            MemberState::Online | MemberState::Failed | MemberState::Preparing
+        )
+    });
+    if serves && context.was_told(&name, &place.node, session) {
+        return Action::await_change();
+    }
+    let command = match ensure_command(member, place, context) {
+        Ok(command) => command,
+        Err(refusal) => {
+            context.refused(&name, refusal);
+            return Action::requeue(TRY_AGAIN);
+        }
+    };
+    match context
+        .hub
+        .ask(&place.node, Command::EnsureMember(command), ANSWER_WITHIN)
+        .await
+    {
+        Ok(result) if result.ok => {
+            context.told(&name, &place.node, session);
+            Action::requeue(TRY_AGAIN)
+        }
+        Ok(result) => {
+            tracing::warn!(member = %name, node = %place.node, reason = %result.reason, message = %result.message, "member refused");
+            let again = if result.retryable { TRY_AGAIN } else { TRY_SELDOM };
+            context.refused(
+                &name,
+                Refusal {
+                    reason: result.reason,
+                    message: result.message,
+                },
+            );
+            Action::requeue(again)
+        }
+        Err(error) => {
+            context.refused(
+                &name,
+                Refusal {
+                    reason: "AgentAway".to_owned(),
+                    message: error.to_string(),
+                },
+            );
+            Action::requeue(TRY_AGAIN)
+        }
+    }
+}
+
+fn ensure_command(
+    member: &PoolMember,
+    place: &Place,
+    context: &Context,
+) -> Result<pb::EnsureMember, Refusal> {
+    let pool: Option<Arc<UnifiedPool>> = context
+        .stores
+        .pools
+        .state()
+        .into_iter()
+        .find(|pool| pool.name_any() == member.spec.pool);
+    let pool = pool.ok_or_else(|| Refusal {
+        reason: "PoolGone".to_owned(),
+        message: format!(
+            "pool {} does not exist: delete this member to release its drive",
+            member.spec.pool
+        ),
+    })?;
+    let drive = DriveId::from(member.spec.drive_id.as_str());
+    let seen = place.record.as_ref().and_then(|record| {
+        record
+            .drives
+            .iter()
+            .find(|d| d.identity.certain() == Some(&drive) && !d.identity.is_path())
+            .cloned()
+    });
+    let prepared = member.status.as_ref().is_some_and(|status| status.prepared);
+    Ok(pb::EnsureMember {
+        member_id: member.spec.member_id.clone(),
+        pool: member.spec.pool.clone(),
+        cluster_id: context.cluster_id.clone(),
+        may_prepare: !prepared,
+        drive: seen.and_then(|seen| expected_drive(&drive, &seen.facts)),
+        file_system: pb::ensure_member::FileSystem::Xfs.into(),
+        weed: Some(pb::WeedVolume {
+            masters: vec![context.backends.endpoints(&pool).master],
+            disk_tag: member.spec.disk_tag.clone(),
+            max_volumes: member.spec.slots,
+            data_center: "smart-storage".to_owned(),
+            rack: place.node.to_string(),
+            min_free_bytes: MIN_FREE_BYTES,
+        }),
+    })
+}
+
+async fn release(member: &PoolMember, place: &Place, context: &Context) -> Action {
+    let name = member.name_any();
+    let command = Command::ReleaseMember(pb::ReleaseMember {
+        member_id: member.spec.member_id.clone(),
+    });
+    match context.hub.ask(&place.node, command, ANSWER_WITHIN).await {
+        Ok(result) if result.ok => context.released(&name),
+        Ok(result) => context.refused(
+            &name,
+            Refusal {
+                reason: result.reason,
+                message: result.message,
+            },
+        ),
+        Err(error) => {
+            let message = format!(
+                "{error}; if the node is gone for ever, annotate this member with {ANNOTATION_ABANDON}={name}"
+            );
+            context.refused(
+                &name,
+                Refusal {
+                    reason: "AgentAway".to_owned(),
+                    message,
+                },
+            );
+        }
+    }
+    Action::requeue(TRY_AGAIN)
+}
+
+async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Context) -> Result<(), Error> {
+    // The agent may have spoken while it was asked.
+    let place = locate(member, context);
+    let old = member.status.clone().unwrap_or_default();
+    let name = member.name_any();
+    let refusal = context.refusal(&name);
+    let mut decision = decide(&MemberObservation {
+        before: convert::word(old.phase).unwrap_or(MemberPhase::Pending),
+        report: place.report.as_ref(),
+        session: place.record.as_ref().map(|record| &record.session),
+        releasing: member.metadata.deletion_timestamp.is_some(),
+        refusal: refusal
+            .as_ref()
+            .map(|refusal| (refusal.reason.as_str(), refusal.message.as_str())),
+        now_ms: convert::millis(context.now()),
+    });
+    if context.is_released(&name) {
+        decision.phase = MemberPhase::Released;
+    }
+    let young = place.record.is_none() && context.is_young(Duration::from_secs(15));
+    if young {
+        return Ok(());
+    }
+    let report = place.report.as_ref();
+    let text = |of: fn(&MemberReport) -> &String, old: &String| {
+        report
+            .map(of)
+            .filter(|text| !text.is_empty())
+            .unwrap_or(old)
+            .clone()
+    };
+    let status = PoolMemberStatus {
+        phase: convert::word(decision.phase).unwrap_or_default(),
+        node: place.node.to_string(),
+        device: report.map_or_else(|| old.device.clone(), |report| report.device.clone()),
+        prepared: old.prepared
+            || report.is_some_and(|report| !report.filesystem_uuid.is_empty() && is_prepared(report)),
+        filesystem_uuid: text(|report| &report.filesystem_uuid, &old.filesystem_uuid),
+        mount_point: text(|report| &report.mount_point, &old.mount_point),
+        endpoint: text(|report| &report.endpoint, &old.endpoint),
+        capacity_bytes: report
+            .map(|report| report.capacity_bytes)
+            .filter(|b| *b > 0)
+            .unwrap_or(old.capacity_bytes),
+        used_bytes: report
+            .filter(|report| report.capacity_bytes > 0)
+            .map_or(old.used_bytes, |report| report.used_bytes),
+        conditions: convert::conditions(
+            &old.conditions,
+            &decision.conditions,
+            member.metadata.generation,
+            context.now(),
+        ),
+    };
+    // The object may have got its finalizer, or gone, since it was read.
+    let Some(live) = api.get_opt(&name).await? else {
+        return Ok(());
+    };
+    publish(api, &live, live.status.as_ref(), &status).await?;
+    if old.phase != status.phase {
+        let ready = condition::get(&status.conditions, "Ready");
+        let ok = ready.is_some_and(condition::Condition::is_true);
+        let (reason, note) = ready.map_or(("Changed", String::new()), |c| {
+            (c.reason.as_str(), c.message.clone())
+        });
+        tracing::info!(member = %name, phase = ?status.phase, reason, "member changed");
+        context.event(member, ok, reason, note).await;
+    }
+    Ok(())
+}
+
+/// A report of a member whose file system was finished: from then on it is never prepared again.
+const fn is_prepared(report: &MemberReport) -> bool {
+    !matches!(report.state, MemberState::Preparing | MemberState::Unknown)
+}

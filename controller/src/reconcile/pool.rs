@@ -1,0 +1,383 @@
+//! UnifiedPool: selects drives, claims them by creating PoolMembers, and sums up what its members are.
+//!
+//! A drive is claimed by the creation of an object whose name is the drive's: whoever comes second is refused by the
+//! API server. Deleting a pool waits for its volumes and then releases its members; data stays.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use smart_storage_core::{
+    bytes::format_bytes,
+    decide::pool::{PoolMemberView, PoolObservation, decide, sums},
+    drive::{DriveId, NodeName},
+    identity::RecordedEvidence,
+    node::DriveRecord,
+    pool::{Candidate, ExistingMember, PoolPlan, SlotSizing, plan},
+};
+use uuid::Uuid;
+
+use super::{
+    Change, Context, Error, Stores, backends::Health, convert, every, finalizer, is_already_there,
+    is_not_found, owned_meta, publish,
+};
+use crate::crd::{
+    LABEL_NODE, LABEL_POOL, PoolMember, PoolMemberSpec, UnifiedPool, UnifiedPoolStatus, condition,
+    pool::{OnDelete, RefusedDrive},
+};
+
+const BACKEND_LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
+const REFUSED_SHOWN: usize = 32;
+
+/// Which pools have to be looked at again.
+pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRef<UnifiedPool>> {
+    match change {
+        None | Some(Change::Agent(_) | Change::Node(_)) => every(&stores.pools),
+        // A drive that one pool lets go may be wanted by another.
+        Some(Change::Member { .. }) => every(&stores.pools),
+        Some(Change::Volume { pool, .. }) => {
+            let waiting = stores.pools.state();
+            let deleted = waiting
+                .iter()
+                .find(|p| p.name_any() == *pool && p.metadata.deletion_timestamp.is_some());
+            deleted
+                .map(|pool| ObjectRef::from_obj(pool.as_ref()))
+                .into_iter()
+                .collect()
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
+/// Puts promised bytes into a status, with what follows from them.
+pub(super) fn set_promised(status: &mut UnifiedPoolStatus, promised: u64) {
+    let total = status.total_capacity_bytes;
+    status.promised_bytes = promised;
+    status.available_capacity_bytes = total.saturating_sub(promised);
+    status.utilization_percent = u32::from(smart_storage_core::bytes::percent(promised, total));
+}
+
+/// Claims what the pool misses, and publishes what it is.
+pub(super) async fn reconcile(pool: Arc<UnifiedPool>, context: Arc<Context>) -> Result<Action, Error> {
+    let pools = Api::<UnifiedPool>::all(context.client.clone());
+    let name = pool.name_any();
+    let members: Vec<Arc<PoolMember>> = context
+        .stores
+        .members
+        .state()
+        .into_iter()
+        .filter(|member| member.spec.pool == name)
+        .collect();
+    let deleting = pool.metadata.deletion_timestamp.is_some();
+    if deleting {
+        if release(&pool, &members, &context).await? {
+            return finalizer::remove(&pools, pool.as_ref())
+                .await
+                .map(|()| Action::await_change());
+        }
+        let seen = Seen {
+            plan: PoolPlan::default(),
+            error: None,
+            slot_bytes: 0,
+        };
+        return finish(&pools, &name, &members, &seen, &context).await;
+    }
+    finalizer::add(&pools, pool.as_ref()).await?;
+    let mut seen = observe(&pool, &members, &context).await;
+    if seen.error.is_none() && seen.slot_bytes > 0 {
+        claim(&pool, &mut seen, &context).await?;
+    }
+    finish(&pools, &name, &members, &seen, &context).await
+}
+
+/// What came of looking at a pool.
+struct Seen {
+    plan: PoolPlan,
+    error: Option<(String, String)>,
+    slot_bytes: u64,
+}
+
+async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Seen {
+    let adapter = match context.backends.of_pool(pool) {
+        Ok(adapter) => adapter,
+        Err((reason, words)) => {
+            return Seen {
+                plan: PoolPlan::default(),
+                error: Some((reason.to_owned(), words)),
+                slot_bytes: 0,
+            };
+        }
+    };
+    let health: Health = context.backends.health(pool, &adapter, context.now()).await;
+    let known = pool.status.as_ref().map_or(0, |status| status.slot_bytes);
+    let existing: Vec<ExistingMember> = members.iter().map(|member| existing(member, context)).collect();
+    let mut plan = plan(&convert::pool_spec(&pool.spec), &existing, &candidates(context));
+    let slot_bytes = health.slot_bytes.unwrap_or(known);
+    refuse_small(&mut plan, slot_bytes, context);
+    let error =
+        (!health.faults.is_empty()).then(|| ("BackendUnreachable".to_owned(), health.faults.join("; ")));
+    Seen {
+        plan,
+        error,
+        slot_bytes,
+    }
+}
+
+/// A drive that holds not even one slot is no use to the pool.
+fn refuse_small(plan: &mut PoolPlan, slot_bytes: u64, context: &Context) {
+    let sizing = SlotSizing::new(slot_bytes);
+    let (fit, small): (Vec<DriveId>, Vec<DriveId>) = plan.claim.drain(..).partition(|id| {
+        let size = find_drive(id, context).and_then(|(_, drive)| drive.facts.size_bytes.known().copied());
+        slot_bytes == 0 || sizing.slots(size.unwrap_or(0)) > 0
+    });
+    plan.claim = fit;
+    let reason = format!(
+        "too small: not one slot of {} fits on it",
+        format_bytes(slot_bytes)
+    );
+    plan.refused
+        .extend(small.into_iter().map(|id| (id, vec![reason.clone()])));
+}
+
+fn existing(member: &PoolMember, context: &Context) -> ExistingMember {
+    let status = member.status.clone().unwrap_or_default();
+    let node = if status.node.is_empty() {
+        member.spec.node_name.clone()
+    } else {
+        status.node
+    };
+    let object = context
+        .stores
+        .nodes
+        .state()
+        .into_iter()
+        .find(|object| object.spec.node_name == node);
+    ExistingMember {
+        drive: member.spec.drive_id.as_str().into(),
+        fault_domain: object.map_or_else(|| node.clone(), |object| convert::fault_domain(&object)),
+        node: node.into(),
+        size_bytes: member.spec.drive_bytes,
+        used_bytes: status.used_bytes,
+    }
+}
+
+/// Every drive of every node that a StorageNode names.
+fn candidates(context: &Context) -> Vec<Candidate> {
+    let claims = convert::claims(&context.stores.members.state());
+    let mut candidates = Vec::new();
+    for node in context.stores.nodes.state() {
+        let Some(record) = context.registry.get(&node.spec.node_name) else {
+            continue;
+        };
+        for (drive, judgement) in convert::judge_node(&node, &record, &claims) {
+            if drive.identity.is_path() {
+                continue;
+            }
+            candidates.push(Candidate {
+                id: judgement.id.clone(),
+                device: drive.facts.name.clone(),
+                node: record.name.clone(),
+                fault_domain: convert::fault_domain(&node),
+                node_labels: node.spec.labels.clone(),
+                size_bytes: drive.facts.size_bytes.known().copied().unwrap_or(0),
+                zoned: drive.facts.zoned,
+                judgement,
+            });
+        }
+    }
+    candidates
+}
+
+/// Where a drive of that id is now; only where its identity is certain.
+pub(super) fn find_drive(id: &DriveId, context: &Context) -> Option<(NodeName, Arc<DriveRecord>)> {
+    let mut found = None;
+    context.registry.for_each(|record| {
+        let drive = record
+            .drives
+            .iter()
+            .find(|drive| drive.identity.certain() == Some(id) && !drive.identity.is_path());
+        if let (None, Some(drive)) = (&found, drive) {
+            found = Some((record.name.clone(), Arc::clone(drive)));
+        }
+    });
+    found
+}
+
+/// Claims the planned drives, one object each.
+async fn claim(pool: &UnifiedPool, seen: &mut Seen, context: &Context) -> Result<(), Error> {
+    let api = Api::<PoolMember>::all(context.client.clone());
+    let name = pool.name_any();
+    for id in std::mem::take(&mut seen.plan.claim) {
+        let Some((node, drive)) = find_drive(&id, context) else {
+            continue;
+        };
+        let size = drive.facts.size_bytes.known().copied().unwrap_or(0);
+        let spec = PoolMemberSpec {
+            pool: name.clone(),
+            drive_id: id.to_string(),
+            member_id: Uuid::new_v4().to_string(),
+            node_name: node.to_string(),
+            drive_bytes: size,
+            evidence: context.hub.known_drive(&id).map_or_else(
+                || RecordedEvidence::of(&drive.facts).to_map(),
+                |known| known.to_map(),
+            ),
+            slots: SlotSizing::new(seen.slot_bytes).slots(size),
+            slot_bytes: seen.slot_bytes,
+            disk_tag: name.clone(),
+        };
+        let mut member = PoolMember::new(&id.member_object_name(), spec);
+        member.metadata = owned_meta(
+            &id.member_object_name(),
+            &[(LABEL_POOL, &name), (LABEL_NODE, node.as_str())],
+            true,
+        );
+        match api.create(&PostParams::default(), &member).await {
+            Ok(_) => {
+                let note = format!("drive {id} ({} on {node}) claimed", drive.facts.name);
+                tracing::info!(pool = %name, drive = %id, %node, device = %drive.facts.name, "drive claimed");
+                context.event(pool, true, "DriveClaimed", note).await;
+            }
+            // Somebody else has it: the API server is the lock.
+            Err(error) if is_already_there(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Lets the members go once no volume is on the pool; true when none is left.
+async fn release(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Result<bool, Error> {
+    let name = pool.name_any();
+    if volumes(&name, context) > 0 {
+        return Ok(false);
+    }
+    if pool.spec.on_delete == OnDelete::DestroyData {
+        tracing::info!(pool = %name, "data is not destroyed by this version: drives are released as they are");
+    }
+    let api = Api::<PoolMember>::all(context.client.clone());
+    for member in members
+        .iter()
+        .filter(|member| member.metadata.deletion_timestamp.is_none())
+    {
+        match api.delete(&member.name_any(), &DeleteParams::default()).await {
+            Err(error) if !is_not_found(&error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(members.is_empty())
+}
+
+fn volumes(pool: &str, context: &Context) -> u64 {
+    context
+        .stores
+        .volumes
+        .state()
+        .iter()
+        .filter(|volume| volume.spec.placement.pool == pool)
+        .count() as u64
+}
+
+/// Writes the status on top of the promise as it is now: the promise itself is the allocator's.
+async fn finish(
+    pools: &Api<UnifiedPool>,
+    name: &str,
+    members: &[Arc<PoolMember>],
+    seen: &Seen,
+    context: &Context,
+) -> Result<Action, Error> {
+    let Some(live) = pools.get_opt(name).await? else {
+        return Ok(Action::await_change());
+    };
+    let old = live.status.clone().unwrap_or_default();
+    let views: Vec<PoolMemberView> = members.iter().map(|member| view(member)).collect();
+    let decision = decide(&PoolObservation {
+        members: &views,
+        shortage: seen.plan.shortage.as_deref(),
+        promised_bytes: old.promised_bytes,
+        volumes: volumes(name, context),
+        deleting: live.metadata.deletion_timestamp.is_some(),
+        error: seen
+            .error
+            .as_ref()
+            .map(|(reason, message)| (reason.as_str(), message.as_str())),
+    });
+    let sums = sums(&views, old.promised_bytes);
+    let mut status = UnifiedPoolStatus {
+        phase: convert::word(decision.phase).unwrap_or_default(),
+        drive_count: sums.drives,
+        node_count: sums.nodes,
+        total_capacity: format_bytes(sums.total_bytes),
+        total_capacity_bytes: sums.total_bytes,
+        used_capacity_bytes: sums.used_bytes,
+        slot_bytes: if seen.slot_bytes > 0 {
+            seen.slot_bytes
+        } else {
+            old.slot_bytes
+        },
+        refused_drives: refused(&seen.plan, context),
+        conditions: convert::conditions(
+            &old.conditions,
+            &decision.conditions,
+            live.metadata.generation,
+            context.now(),
+        ),
+        ..UnifiedPoolStatus::default()
+    };
+    set_promised(&mut status, old.promised_bytes);
+    publish(pools, &live, live.status.as_ref(), &status).await?;
+    if old.phase != status.phase {
+        let ready = condition::get(&status.conditions, "Ready");
+        let ok = ready.is_some_and(condition::Condition::is_true);
+        let (reason, note) = ready.map_or(("Changed", String::new()), |c| {
+            (c.reason.as_str(), c.message.clone())
+        });
+        context.event(&live, ok, reason, note).await;
+    }
+    Ok(Action::requeue(BACKEND_LOOKED_AT_EVERY))
+}
+
+fn view(member: &PoolMember) -> PoolMemberView {
+    let status = member.status.clone().unwrap_or_default();
+    let ready = condition::get(&status.conditions, "Ready");
+    PoolMemberView {
+        drive: member.spec.drive_id.as_str().into(),
+        node: if status.node.is_empty() {
+            member.spec.node_name.as_str().into()
+        } else {
+            status.node.as_str().into()
+        },
+        phase: convert::word(status.phase)
+            .unwrap_or(smart_storage_core::decide::member::MemberPhase::Pending),
+        reason: ready.map_or_else(String::new, |ready| ready.reason.clone()),
+        message: ready.map_or_else(String::new, |ready| ready.message.clone()),
+        // Nothing is promised on a drive that is not a member's yet.
+        capacity_bytes: if status.prepared {
+            u64::from(member.spec.slots) * member.spec.slot_bytes
+        } else {
+            0
+        },
+        used_bytes: status.used_bytes,
+    }
+}
+
+fn refused(plan: &PoolPlan, context: &Context) -> Vec<RefusedDrive> {
+    let mut where_is = std::collections::BTreeMap::new();
+    context.registry.for_each(|record| {
+        for drive in &record.drives {
+            where_is.insert(drive.identity.id().clone(), record.name.clone());
+        }
+    });
+    plan.refused
+        .iter()
+        .take(REFUSED_SHOWN)
+        .map(|(id, reasons)| RefusedDrive {
+            node: where_is.get(id).map(ToString::to_string).unwrap_or_default(),
+            drive: id.to_string(),
+            reasons: reasons.clone(),
+        })
+        .collect()
+}
