@@ -1,0 +1,119 @@
+//! A volume's phase: from what its backend holds and how its pool stands.
+
+use super::{Condition, Decision, Status, pool::PoolPhase};
+use crate::drive::words;
+
+words! {
+    /// Where a volume stands.
+    VolumePhase {
+        /// Written down; no backend was called.
+        Pending = "Pending",
+        /// The backend is being made to hold it.
+        Provisioning = "Provisioning",
+        /// Its data can be reached.
+        Ready = "Ready",
+        /// Ready, and growing.
+        Expanding = "Expanding",
+        /// Its claim is gone and its data is being deleted.
+        Deleting = "Deleting",
+        /// Its claim is gone and its data is kept.
+        Released = "Released",
+        /// The backend refuses it for good.
+        Failed = "Failed",
+    }
+}
+
+/// Why a backend call did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendTrouble {
+    /// CamelCase, stable.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+    /// Whether the same call may succeed later.
+    pub transient: bool,
+}
+
+/// What is known of a volume.
+#[derive(Debug, Clone, Copy)]
+pub struct VolumeObservation<'a> {
+    /// Whether the backend was seen to hold it as it is asked for.
+    pub provisioned: bool,
+    /// Bytes that the backend enforces.
+    pub capacity_bytes: u64,
+    /// Bytes that are asked for.
+    pub wanted_bytes: u64,
+    /// What the last backend call came to, where it failed.
+    pub trouble: Option<&'a BackendTrouble>,
+    /// How its pool stands; none where it is gone.
+    pub pool: Option<&'a Decision<PoolPhase>>,
+    /// Name of its pool.
+    pub pool_name: &'a str,
+    /// Whether its claim is gone.
+    pub claim_gone: bool,
+    /// Whether its data outlives its claim.
+    pub retain: bool,
+}
+
+/// What a UnifiedVolume's status says.
+#[must_use]
+pub fn decide(seen: &VolumeObservation<'_>) -> Decision<VolumePhase> {
+    let phase = phase(seen);
+    Decision {
+        phase,
+        conditions: vec![ready(seen, phase)],
+    }
+}
+
+fn phase(seen: &VolumeObservation<'_>) -> VolumePhase {
+    match (seen.claim_gone, seen.retain) {
+        (true, true) => return VolumePhase::Released,
+        (true, false) => return VolumePhase::Deleting,
+        (false, _) => {}
+    }
+    if !seen.provisioned {
+        return match seen.trouble {
+            Some(trouble) if !trouble.transient => VolumePhase::Failed,
+            _ => VolumePhase::Provisioning,
+        };
+    }
+    if seen.wanted_bytes > seen.capacity_bytes {
+        VolumePhase::Expanding
+    } else {
+        VolumePhase::Ready
+    }
+}
+
+fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
+    if let Some(trouble) = seen.trouble {
+        return Condition::no(
+            "Ready",
+            Condition::reason_or(&trouble.reason, "BackendFailed"),
+            &trouble.message,
+        );
+    }
+    match phase {
+        VolumePhase::Released => {
+            return Condition::no("Ready", "ClaimGone", "its claim is gone, its data is kept");
+        }
+        VolumePhase::Deleting => return Condition::no("Ready", "Deleting", "its data is being deleted"),
+        VolumePhase::Ready | VolumePhase::Expanding => {}
+        _ => return Condition::no("Ready", "Provisioning", "the backend is being made to hold it"),
+    }
+    let Some(pool) = seen.pool else {
+        return Condition::no(
+            "Ready",
+            "PoolGone",
+            format!("its pool {} does not exist", seen.pool_name),
+        );
+    };
+    // A pool that lost a member may have lost this volume's bytes: that is said, not hidden.
+    match pool.condition("Ready") {
+        Some(ready) if ready.status != Status::True => Condition::no(
+            "Ready",
+            &ready.reason,
+            format!("pool {}: {}", seen.pool_name, ready.message),
+        ),
+        _ => Condition::yes("Ready", "Provisioned", "its data can be reached"),
+    }
+}

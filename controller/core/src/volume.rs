@@ -1,0 +1,178 @@
+//! What a claim costs a pool, and the arithmetic of promises.
+//!
+//! SeaweedFS hands out slots of a fixed size, so a claim costs whole slots: its capacity, a third more for
+//! garbage that is not vacuumed yet, times the copies. A promise is made once, at one place, by raising the
+//! pool's `promisedBytes`; nothing here ever promises more than there is.
+
+use thiserror::Error;
+
+/// Room for garbage beside the live bytes, percent of the capacity.
+pub const GARBAGE_PERCENT: u64 = 30;
+
+/// What a claim takes of its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Bytes promised: slots times slot size.
+    pub bytes: u64,
+    /// Slots.
+    pub slots: u64,
+}
+
+impl Cost {
+    /// `slots` whole slots.
+    #[must_use]
+    pub const fn of_slots(slots: u64, slot_bytes: u64) -> Self {
+        Self {
+            bytes: slots.saturating_mul(slot_bytes),
+            slots,
+        }
+    }
+}
+
+/// What `capacity` bytes cost in `copies` copies on slots of `slot_bytes`. At least one slot for each copy; an
+/// impossible size saturates, so that it is refused and never wraps.
+#[must_use]
+pub fn cost(capacity: u64, copies: u32, slot_bytes: u64) -> Cost {
+    let with_garbage = (u128::from(capacity) * u128::from(100 + GARBAGE_PERCENT)).div_ceil(100);
+    let slots = with_garbage.div_ceil(u128::from(slot_bytes.max(1))).max(1) * u128::from(copies.max(1));
+    Cost::of_slots(u64::try_from(slots).unwrap_or(u64::MAX), slot_bytes.max(1))
+}
+
+/// A pool cannot take a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("needs {needed} bytes, {free} of {capacity} are free ({promised} promised)")]
+pub struct Shortage {
+    /// Capacity of the pool in bytes.
+    pub capacity: u64,
+    /// Promised before.
+    pub promised: u64,
+    /// What was asked for.
+    pub needed: u64,
+    /// What can still be promised.
+    pub free: u64,
+}
+
+/// The new sum of promises once `cost` is promised too.
+///
+/// # Errors
+/// Where the pool's capacity does not hold it; nothing is promised then.
+pub const fn reserve(capacity: u64, promised: u64, cost: Cost) -> Result<u64, Shortage> {
+    match promised.checked_add(cost.bytes) {
+        Some(sum) if sum <= capacity => Ok(sum),
+        _ => Err(Shortage {
+            capacity,
+            promised,
+            needed: cost.bytes,
+            free: capacity.saturating_sub(promised),
+        }),
+    }
+}
+
+/// The new sum of promises once one was given back.
+#[must_use]
+pub const fn release(promised: u64, cost: Cost) -> u64 {
+    promised.saturating_sub(cost.bytes)
+}
+
+/// What growing from one cost to another must reserve first; nothing where it fits in the slots it has.
+#[must_use]
+pub const fn growth(from: Cost, to: Cost) -> Cost {
+    Cost {
+        bytes: to.bytes.saturating_sub(from.bytes),
+        slots: to.slots.saturating_sub(from.slots),
+    }
+}
+
+/// The true sum of promises: every volume on the pool, whatever its phase, and what is reserved for a volume
+/// that is not written yet.
+#[must_use]
+pub fn recount(volumes: impl IntoIterator<Item = Cost>, in_flight: impl IntoIterator<Item = Cost>) -> u64 {
+    volumes
+        .into_iter()
+        .chain(in_flight)
+        .fold(0, |sum, cost| sum.saturating_add(cost.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_claim_costs_whole_slots_with_room_for_garbage() {
+        assert_eq!(cost(1 << 30, 1, 32 * MIB), Cost::of_slots(42, 32 * MIB));
+        assert_eq!(cost(4 * MIB, 1, 32 * MIB).slots, 1);
+        assert_eq!(cost(4 * MIB, 3, 32 * MIB).slots, 3);
+        assert_eq!(cost(0, 0, 32 * MIB).slots, 1);
+        assert_eq!(cost(u64::MAX, 9, 1).bytes, u64::MAX);
+    }
+
+    #[test]
+    fn a_shortage_says_what_is_missing() {
+        let shortage = reserve(100, 90, Cost { bytes: 11, slots: 1 }).unwrap_err();
+        assert_eq!(
+            shortage.to_string(),
+            "needs 11 bytes, 10 of 100 are free (90 promised)"
+        );
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Ask, and write the volume.
+        Create(u64),
+        /// Ask, and crash before the volume is written.
+        Crash(u64),
+        Delete(usize),
+        Recount,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (1u64..200).prop_map(Step::Create),
+            (1u64..200).prop_map(Step::Crash),
+            any::<usize>().prop_map(Step::Delete),
+            Just(Step::Recount),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_is_promised_twice(capacity in 0u64..2000, steps in steps()) {
+            let (mut promised, mut volumes) = (0u64, Vec::<Cost>::new());
+            for step in steps {
+                match step {
+                    Step::Create(size) => {
+                        let cost = cost(size, 1, 16);
+                        if let Ok(sum) = reserve(capacity, promised, cost) {
+                            promised = sum;
+                            volumes.push(cost);
+                        }
+                    }
+                    Step::Crash(size) => {
+                        if let Ok(sum) = reserve(capacity, promised, cost(size, 1, 16)) {
+                            promised = sum;
+                        }
+                    }
+                    Step::Delete(which) if !volumes.is_empty() => {
+                        let gone = volumes.swap_remove(which % volumes.len());
+                        promised = release(promised, gone);
+                    }
+                    Step::Delete(_) => {}
+                    Step::Recount => promised = recount(volumes.iter().copied(), []),
+                }
+                let held = recount(volumes.iter().copied(), []);
+                prop_assert!(held <= promised, "volumes hold {held}, promised {promised}");
+                prop_assert!(promised <= capacity);
+            }
+        }
+
+        #[test]
+        fn growing_costs_the_difference(a in 0u64..1 << 40, b in 0u64..1 << 40, copies in 1u32..4) {
+            let (small, large) = (cost(a.min(b), copies, 32 * MIB), cost(a.max(b), copies, 32 * MIB));
+            prop_assert_eq!(small.bytes + growth(small, large).bytes, large.bytes);
+        }
+    }
+}
