@@ -9,7 +9,7 @@
 //! `rules`, `patch`, `selectors`, `table` (pure), `watching`, `store` (durable).
 //!
 //! It is one process on one machine: no replicas, no admission webhooks, no conversion between versions, no
-//! server-side apply, no garbage collection by ownerReferences, no RBAC.
+//! server-side apply, no RBAC.
 
 pub mod auth;
 mod discovery;

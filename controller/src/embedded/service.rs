@@ -138,6 +138,10 @@ impl Service {
         self.kinds.values().flatten()
     }
 
+    fn all_kinds(&self) -> Vec<Arc<Kind>> {
+        self.kinds().cloned().collect()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         (self.clock)()
     }

@@ -61,6 +61,10 @@ pub struct Object {
     pub json: Bytes,
     /// `metadata.labels`, taken out for selectors.
     pub labels: BTreeMap<String, String>,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The uids in `metadata.ownerReferences`.
+    pub owners: Vec<String>,
 }
 
 impl Object {
@@ -72,6 +76,8 @@ impl Object {
             .ok_or_else(|| StoreError::Encoding("the object has no metadata".to_owned()))?;
         metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
         let labels = labels_of(metadata.get("labels"));
+        let uid = text_of(metadata.get("uid"));
+        let owners = owners_of(metadata.get("ownerReferences"));
         if deeper_than(&value, DEEPEST) {
             return Err(StoreError::Encoding(format!(
                 "it is nested deeper than {DEEPEST}"
@@ -86,6 +92,8 @@ impl Object {
             revision,
             json,
             labels,
+            uid,
+            owners,
         })
     }
 
@@ -99,11 +107,15 @@ impl Object {
             .and_then(|v| v.parse().ok())
             .ok_or_else(|| corrupt("no resourceVersion"))?;
         let labels = labels_of(metadata.get("labels"));
+        let uid = text_of(metadata.get("uid"));
+        let owners = owners_of(metadata.get("ownerReferences"));
         Ok(Self {
             key,
             revision,
             json: Bytes::from(json),
             labels,
+            uid,
+            owners,
         })
     }
 
@@ -127,6 +139,15 @@ fn deeper_than(value: &Value, levels: usize) -> bool {
         Value::Object(map) => map.values().any(|item| deeper_than(item, below)),
         _ => false,
     }
+}
+
+fn text_of(value: Option<&Value>) -> String {
+    value.and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn owners_of(owners: Option<&Value>) -> Vec<String> {
+    let list = owners.and_then(Value::as_array).into_iter().flatten();
+    list.map(|owner| text_of(owner.get("uid"))).collect()
 }
 
 fn labels_of(labels: Option<&Value>) -> BTreeMap<String, String> {
@@ -337,16 +358,25 @@ impl Transaction<'_> {
 
     /// The objects of every resource in one namespace.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Object>> {
-        let mut found = self.state.read().in_namespace(namespace);
-        for (key, staged) in self
-            .batch
-            .iter()
-            .chain(&self.own)
-            .filter(|(key, _)| key.namespace == namespace)
-        {
+        self.every(&|object| object.key.namespace == namespace)
+    }
+
+    /// The uids of what this write removed after its first `seen` changes, and how many changes it has made.
+    pub fn removed_after(&self, seen: usize) -> (Vec<String>, usize) {
+        let removed = self.changes.iter().skip(seen).filter(|change| change.removed);
+        (
+            removed.map(|change| change.object.uid.clone()).collect(),
+            self.changes.len(),
+        )
+    }
+
+    /// Every object that fits.
+    pub fn every(&self, fits: &dyn Fn(&Object) -> bool) -> Vec<Arc<Object>> {
+        let mut found = self.state.read().every(fits);
+        for (key, staged) in self.batch.iter().chain(&self.own) {
             match staged {
-                Some(object) => found.insert(key.clone(), Arc::clone(object)),
-                None => found.remove(key),
+                Some(object) if fits(object) => found.insert(key.clone(), Arc::clone(object)),
+                _ => found.remove(key),
             };
         }
         found.into_values().collect()

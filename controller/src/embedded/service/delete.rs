@@ -1,4 +1,7 @@
-//! Delete: one object, a collection, a namespace with all that is in it.
+//! Delete: one object, a collection, a namespace with all that is in it; and what they owned.
+//!
+//! Objects whose last living owner (`metadata.ownerReferences`) goes are deleted in the same transaction,
+//! unless the request says `Orphan`; a real cluster's garbage collector does so a moment later.
 
 use std::sync::Arc;
 
@@ -21,12 +24,14 @@ struct DeleteOptions {
     uid: Option<String>,
     revision: Option<String>,
     dry_run: bool,
+    orphan: bool,
 }
 
 impl Call {
     fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
         let mut options = DeleteOptions {
             dry_run: self.query.dry_run()?,
+            orphan: self.query.text("propagationPolicy") == "Orphan",
             ..DeleteOptions::default()
         };
         if self.body.is_empty() {
@@ -36,6 +41,7 @@ impl Call {
         let owned = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         options.uid = owned("/preconditions/uid");
         options.revision = owned("/preconditions/resourceVersion");
+        options.orphan |= text(&body, "/propagationPolicy") == "Orphan";
         let runs = body.get("dryRun").and_then(Value::as_array).into_iter().flatten();
         for run in runs {
             match run.as_str() {
@@ -55,13 +61,17 @@ impl Service {
         if kind.kind == "Namespace" && kind.group.is_empty() {
             return self.delete_namespace(&call, name, options).await;
         }
-        let dry_run = options.dry_run;
+        let (dry_run, kinds) = (options.dry_run, self.all_kinds());
         let (object, gone) = self
             .store
             .write(dry_run, move |transaction| {
                 let about = kind.about(&key.name);
                 let current = transaction.get(&key).ok_or_else(|| ApiError::not_found(about))?;
-                delete_one(transaction, &kind, &current, &options, now)
+                let outcome = delete_one(transaction, &kind, &current, &options, now)?;
+                if !options.orphan {
+                    sweep(transaction, &kinds, now)?;
+                }
+                Ok::<_, ApiError>(outcome)
             })
             .await?;
         if !gone {
@@ -87,7 +97,7 @@ impl Service {
         let options = call.delete_options()?;
         let selector: Selector = Self::selector(&call)?;
         let (kind, namespace, now) = (Arc::clone(&call.kind), call.namespace.clone(), self.now());
-        let dry_run = options.dry_run;
+        let (dry_run, kinds) = (options.dry_run, self.all_kinds());
         let removed = self
             .store
             .write(dry_run, move |transaction| {
@@ -97,6 +107,9 @@ impl Service {
                         let (last, _) = delete_one(transaction, &kind, &object, &options, now)?;
                         removed.push(kind.presented(last.value()?));
                     }
+                }
+                if !options.orphan {
+                    sweep(transaction, &kinds, now)?;
                 }
                 Ok::<_, ApiError>(removed)
             })
@@ -124,7 +137,7 @@ impl Service {
                 "this namespace may not be deleted",
             ));
         }
-        let kinds: Vec<Arc<Kind>> = self.kinds().cloned().collect();
+        let kinds = self.all_kinds();
         let (kind, key, now) = (Arc::clone(&call.kind), call.key(&name), self.now());
         let dry_run = options.dry_run;
         let object = self
@@ -145,6 +158,7 @@ impl Service {
                         }
                     }
                 }
+                sweep(transaction, &kinds, now)?;
                 set(&mut value, &["status", "phase"], json!("Terminating"));
                 if text(&value, "/metadata/deletionTimestamp").is_empty() {
                     set(
@@ -189,6 +203,33 @@ pub(super) fn remove(
         transaction.remove(place, value)?;
     }
     Ok(removed)
+}
+
+/// Deletes what was owned by what this write removed, wave by wave.
+pub(super) fn sweep(
+    transaction: &mut Transaction<'_>,
+    kinds: &[Arc<Kind>],
+    now: jiff::Timestamp,
+) -> Result<(), ApiError> {
+    let mut seen = 0;
+    loop {
+        let (removed, reached) = transaction.removed_after(seen);
+        if removed.is_empty() {
+            return Ok(());
+        }
+        seen = reached;
+        let owned = |object: &Object| object.owners.iter().any(|owner| removed.contains(owner));
+        for dependent in transaction.every(&owned) {
+            let lives = |owner: &String| {
+                !removed.contains(owner) && !transaction.every(&|object| object.uid == *owner).is_empty()
+            };
+            let kind = kinds.iter().find(|kind| kind.resource == dependent.key.resource);
+            let (Some(kind), false) = (kind, dependent.owners.iter().any(lives)) else {
+                continue;
+            };
+            delete_one(transaction, kind, &dependent, &DeleteOptions::default(), now)?;
+        }
+    }
 }
 
 /// Deletes one object; whether it is gone, and its last state.

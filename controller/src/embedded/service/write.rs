@@ -13,7 +13,7 @@ use super::super::patch::Patch;
 use super::super::protobuf;
 use super::super::status::{ApiError, FieldError};
 use super::super::store::{Key, Object, Transaction};
-use super::delete::remove;
+use super::delete::{remove, sweep};
 use super::{Answer, Call, Service};
 
 /// Tries for a free name under `generateName`, as in the real server.
@@ -234,8 +234,15 @@ impl Service {
                 }
                 Update::Remove(value) => {
                     let (key, value) = (key.clone(), self.stored(kind, value));
-                    self.if_still(&current, dry_run, move |t| remove(t, key, value))
-                        .await?
+                    {
+                        let (kinds, now) = (self.all_kinds(), self.now());
+                        self.if_still(&current, dry_run, move |t| {
+                            let last = remove(t, key, value)?;
+                            sweep(t, &kinds, now)?;
+                            Ok(last)
+                        })
+                    }
+                    .await?
                 }
             };
             if let Outcome::Done(object) = outcome {

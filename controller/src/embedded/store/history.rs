@@ -108,11 +108,13 @@ impl State {
         Ok(Snapshot { revision, objects })
     }
 
-    pub(super) fn in_namespace(&self, namespace: &str) -> BTreeMap<Key, Arc<Object>> {
+    pub(super) fn every(&self, fits: &dyn Fn(&Object) -> bool) -> BTreeMap<Key, Arc<Object>> {
         self.objects
             .iter()
-            .filter(|(key, _)| key.namespace == namespace)
-            .filter_map(|(key, versions)| Some((key.clone(), versions.last()?.1.clone()?)))
+            .filter_map(|(key, versions)| {
+                let object = versions.last()?.1.as_ref()?;
+                fits(object).then(|| (key.clone(), Arc::clone(object)))
+            })
             .collect()
     }
 

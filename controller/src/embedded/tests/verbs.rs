@@ -619,3 +619,46 @@ async fn dynamic_objects_and_definitions_are_served() {
     let metadata = api.get_metadata("a").await.unwrap();
     assert_eq!(metadata.metadata.name.as_deref(), Some("a"));
 }
+
+#[tokio::test]
+async fn what_the_last_owner_leaves_goes_with_it() {
+    let bed = Bed::new().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(bed.client.clone());
+    let owned = async |name: &str, owners: &[&Vessel]| {
+        let owners = owners.iter().map(|o| o.owner_ref(&()).unwrap()).collect();
+        let metadata = ObjectMeta {
+            name: Some(name.into()),
+            owner_references: Some(owners),
+            ..ObjectMeta::default()
+        };
+        maps.create(
+            &PostParams::default(),
+            &ConfigMap {
+                metadata,
+                ..ConfigMap::default()
+            },
+        )
+        .await
+        .unwrap()
+    };
+    let (a, b) = (bed.create("a").await, bed.create("b").await);
+    owned("of-a", &[&a]).await;
+    owned("of-both", &[&a, &b]).await;
+    let chained = bed.create("c").await;
+    let hold = json!({"metadata": {"ownerReferences": [a.owner_ref(&()).unwrap()]}});
+    bed.vessels()
+        .patch("c", &PatchParams::default(), &merge(hold))
+        .await
+        .unwrap();
+    owned("of-c", &[&chained]).await;
+    bed.vessels()
+        .delete("a", &DeleteParams::background())
+        .await
+        .unwrap();
+    let left = maps.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].metadata.name.as_deref(), Some("of-both"));
+    assert!(bed.vessels().get_opt("c").await.unwrap().is_none());
+    bed.vessels().delete("b", &DeleteParams::orphan()).await.unwrap();
+    assert!(maps.get_opt("of-both").await.unwrap().is_some());
+}
