@@ -43,7 +43,7 @@ use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-use kinds::{Kind, KindError, built_in};
+use kinds::{Kind, KindError, Shape, built_in};
 use service::{FIXED_NAMESPACES, LARGEST_BODY, Service, refusal};
 use status::ApiError;
 use store::{Key, Place, Store, Transaction};
@@ -108,10 +108,12 @@ impl Embedded {
             .map_err(|e| OpenError::Seed(e.to_string()))??;
         let service = Arc::new(Service::new(store, kinds, clock));
         let now = service.now();
-        service
-            .store
-            .write(false, move |transaction| seed(transaction, &crds, now))
-            .await?;
+        let kinds: Vec<Arc<Kind>> = service.kinds().cloned().collect();
+        let begin = move |transaction: &mut Transaction<'_>| {
+            seed(transaction, &crds, now)?;
+            kinds.iter().try_for_each(|kind| complete(transaction, kind))
+        };
+        service.store.write(false, begin).await?;
         Ok(Self { service })
     }
 
@@ -201,6 +203,22 @@ fn seed(
     for stale in transaction.list(CRDS, None) {
         if !wanted.contains(&stale.key.name) {
             transaction.remove(stale.key.clone(), stale.value()?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives objects of earlier definitions the defaults that came since: a real server does so at every read.
+fn complete(transaction: &mut Transaction<'_>, kind: &Kind) -> Result<(), OpenError> {
+    let Shape::Structural(schema) = &kind.shape else {
+        return Ok(());
+    };
+    for object in transaction.list(&kind.resource, None) {
+        let before = object.value()?;
+        let mut value = before.clone();
+        schema.fill(&mut value);
+        if value != before {
+            transaction.put(object.key.clone(), value)?;
         }
     }
     Ok(())

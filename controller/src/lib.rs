@@ -4,7 +4,12 @@
 //! Decisions are made by `smart-storage-core`; this crate observes, asks it, and carries out what it says. It never
 //! writes to a drive: agents do, after their own proof.
 
+pub mod agents;
 pub mod api;
+pub mod backend;
 pub mod crd;
 pub mod embedded;
+pub mod listen;
+pub mod pki;
 pub mod service;
+pub mod telemetry;

@@ -1,1 +1,28 @@
-//! Being built.
+//! The test bed: one whole instance on this machine, made by the very `deploy/standalone/up` that users run, with
+//! its own state folder, ports and loop drives, and clients for every door it has.
+//!
+//! It knows no type of the controller or the agent: a suite sees what a user sees. It never touches a drive of the
+//! machine, only loop devices over files that it made, and takes everything away again when a [`Cluster`] is
+//! dropped, also after a panic.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "what a suite measured is read from its output"
+)]
+
+pub mod clients;
+pub mod cluster;
+pub mod drives;
+pub mod eventually;
+pub mod needs;
+
+pub use clients::{Filer, Rest, S3};
+pub use cluster::{Cluster, Setup};
+pub use drives::LoopDrive;
+pub use eventually::{eventually, within};
+pub use needs::{Need, skipped};
+
+/// One mebibyte in bytes.
+pub const MIB: u64 = 1 << 20;
+/// One gibibyte in bytes.
+pub const GIB: u64 = 1 << 30;

@@ -421,3 +421,6 @@ pub fn label_value(text: &str) -> String {
     value.truncate(63);
     value.trim_matches(['-', '.', '_']).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

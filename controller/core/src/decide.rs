@@ -98,3 +98,6 @@ impl<P> Decision<P> {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -473,3 +473,6 @@ fn no_pool(fit: &Fit<'_>, drives: &[DriveView]) -> Vec<Refusal> {
     }
     refusals
 }
+
+#[cfg(test)]
+mod tests;

@@ -373,3 +373,6 @@ impl SlotSizing {
         u32::try_from(usable / self.slot_bytes.max(1)).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use super::objects::Part;
 use super::openapi;
 use super::request::{Form, GroupVersion, Place, Query, Target, accepted, media_type, target};
 use super::status::ApiError;
-use super::store::{Key, Object, Store, StoreError};
+use super::store::{Key, LARGEST, Object, Store, StoreError};
 pub(super) use delete::FIXED_NAMESPACES;
 pub(super) use read::rows;
 
@@ -107,6 +107,8 @@ impl From<StoreError> for ApiError {
             StoreError::Expired { asked, oldest } => {
                 Self::expired(format!("too old resource version: {asked} ({oldest})"))
             }
+            StoreError::TooLarge => Self::too_large(LARGEST),
+            StoreError::Encoding(why) => Self::bad_request(why),
             StoreError::Closed => Self::unavailable("the store is closed"),
             other => Self::internal(other.to_string()),
         }

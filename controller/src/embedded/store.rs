@@ -34,6 +34,11 @@ pub use history::{Change, Limits, Snapshot};
 /// Writes that share one commit at most.
 const BATCH: usize = 512;
 
+/// The bytes of an object at most; etcd takes as many in one request.
+pub const LARGEST: usize = 1536 << 10;
+/// Levels of an object at most: patches could otherwise nest what no reader takes again.
+const DEEPEST: usize = 100;
+
 /// Where an object lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
@@ -67,7 +72,15 @@ impl Object {
             .ok_or_else(|| StoreError::Encoding("the object has no metadata".to_owned()))?;
         metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
         let labels = labels_of(metadata.get("labels"));
+        if deeper_than(&value, DEEPEST) {
+            return Err(StoreError::Encoding(format!(
+                "it is nested deeper than {DEEPEST}"
+            )));
+        }
         let json = Bytes::from(serde_json::to_vec(&value).map_err(text)?);
+        if json.len() > LARGEST {
+            return Err(StoreError::TooLarge);
+        }
         Ok(Self {
             key,
             revision,
@@ -105,6 +118,17 @@ impl Object {
     }
 }
 
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else {
+        return true;
+    };
+    match value {
+        Value::Array(list) => list.iter().any(|item| deeper_than(item, below)),
+        Value::Object(map) => map.values().any(|item| deeper_than(item, below)),
+        _ => false,
+    }
+}
+
 fn labels_of(labels: Option<&Value>) -> BTreeMap<String, String> {
     let entries = labels.and_then(Value::as_object).into_iter().flatten();
     entries
@@ -138,6 +162,9 @@ pub enum StoreError {
     /// An object that cannot be written down.
     #[error("the object cannot be encoded: {0}")]
     Encoding(String),
+    /// The object has more than [`LARGEST`] bytes.
+    #[error("the object is larger than {LARGEST} bytes")]
+    TooLarge,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -254,7 +281,8 @@ impl Store {
 
     /// The newest published revision.
     pub fn revision(&self) -> u64 {
-        *self.revisions.borrow()
+        // Not the watched number: it follows a moment later, and a list may have told this one already.
+        self.state.read().revision()
     }
 
     /// Whether the last write reached the disk.

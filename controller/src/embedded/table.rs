@@ -189,10 +189,8 @@ pub fn definitions(columns: &[Column]) -> Value {
         "description": "Name must be unique within a namespace.",
     });
     let others = columns.iter().map(|c| {
-        // Ages are written out here, so that the client takes them as they are.
-        let kind = if c.kind == "date" { "string" } else { &c.kind };
         json!({
-            "name": c.name, "type": kind, "format": c.format,
+            "name": c.name, "type": c.kind, "format": c.format,
             "description": c.description, "priority": c.priority,
         })
     });

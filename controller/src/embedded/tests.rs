@@ -1,6 +1,8 @@
 //! Laws of the embedded API, asked through its public doors.
 
+mod http;
 mod kubectl;
+mod ours;
 mod rules;
 mod verbs;
 mod watches;
@@ -109,7 +111,8 @@ impl Bed {
 
     async fn on(folder: tempfile::TempDir, limits: Limits) -> Self {
         let path = folder.path().join("store.redb");
-        let crds = vec![Vessel::crd()];
+        let mut crds = crate::crd::all();
+        crds.push(Vessel::crd());
         let api = Embedded::open_with(&path, crds, Arc::new(Timestamp::now), limits)
             .await
             .unwrap();

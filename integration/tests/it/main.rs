@@ -1,1 +1,17 @@
-//! Being built.
+//! The suites over whole instances: one module for each behaviour, one function for each law. They need root, loop
+//! devices and weed; where one is missing they say SKIPPED. Run them with `integration/test`, one at a time.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "what a suite measured is read from its output"
+)]
+
+mod crash;
+mod dead_filesystem;
+mod doors;
+mod file_claim;
+mod first_request;
+mod hotplug;
+mod journey;
+mod reading;
+mod restart;

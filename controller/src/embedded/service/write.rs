@@ -33,7 +33,11 @@ impl Call {
         let broken = |e: String| ApiError::bad_request(format!("the body cannot be read: {e}"));
         match self.media_type.as_str() {
             "application/json" => serde_json::from_slice(&self.body).map_err(|e| broken(e.to_string())),
-            "application/yaml" => serde_saphyr::from_slice(&self.body).map_err(|e| broken(e.to_string())),
+            "application/yaml" => {
+                // A vessel may be called y.
+                let options = serde_saphyr::options! { strict_booleans: true };
+                serde_saphyr::from_slice_with_options(&self.body, options).map_err(|e| broken(e.to_string()))
+            }
             "application/vnd.kubernetes.protobuf" => protobuf::decode(&self.body).ok_or_else(|| {
                 ApiError::unsupported_media(
                     "only Namespace, Secret and ConfigMap are read in protobuf; send JSON",

@@ -78,6 +78,10 @@ impl State {
         }
     }
 
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Object>> {
         self.objects.get(key)?.last()?.1.clone()
     }

@@ -125,6 +125,9 @@ impl Served {
 const VESSEL: &str =
     "apiVersion: test.example.io/v1\nkind: Vessel\nmetadata: {name: a}\nspec: {cargo: tea}\n";
 
+const CLAIM: &str = "apiVersion: storage.billyronks.io/v1\nkind: UnifiedStorageClaim\nmetadata: {name: c}\n\
+                     spec: {storageType: file, capacity: 1Gi}\n";
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs kubectl"]
 async fn kubectl_works() {
@@ -194,6 +197,18 @@ async fn kubectl_works() {
         &["created (server dry run)"],
     )
     .await;
+    s.works("get usc,sn,up,pm,uclaim,uv", "", &["No resources found"])
+        .await;
+    s.works(
+        "explain unifiedpool.spec.driveSelector",
+        "",
+        &["Which drives", "requireZns", "minTier"],
+    )
+    .await;
+    s.works("apply -f -", CLAIM, &["created"]).await;
+    s.works("apply -f -", &CLAIM.replace("1Gi", "2Gi"), &["configured"])
+        .await;
+    s.works("get smart-storage -A", "", &["2Gi", "CAPACITY"]).await;
     s.works("create namespace dock", "", &["created"]).await;
     s.works(
         "create secret generic s --from-literal=k=v -n dock",

@@ -218,3 +218,28 @@ async fn a_rule_that_does_not_compile_is_known_at_the_start() {
     assert!(error.to_string().contains("vessels.test.example.io"), "{error}");
     assert!(error.to_string().contains("spec.hold"), "{error}");
 }
+
+#[tokio::test]
+async fn defaults_that_came_later_reach_older_objects() {
+    use kube::CustomResourceExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let without = serde_json::to_string(&super::Vessel::crd())
+        .unwrap()
+        .replace("\"default\":1,", "");
+    let old = super::Embedded::open(&path, vec![serde_json::from_str(&without).unwrap()])
+        .await
+        .unwrap();
+    let resource = kube::core::ApiResource::erase::<super::Vessel>(&());
+    let api = |embedded: &super::Embedded| {
+        kube::Api::<kube::api::DynamicObject>::default_namespaced_with(embedded.client(), &resource)
+    };
+    let given = serde_json::from_value(with_spec(&json!({"cargo": "tea"}))).unwrap();
+    let made = api(&old).create(&PostParams::default(), &given).await.unwrap();
+    assert!(made.data["spec"].get("crew").is_none(), "{made:?}");
+    old.close().await;
+    let new = super::Embedded::open(&path, vec![super::Vessel::crd()])
+        .await
+        .unwrap();
+    assert_eq!(api(&new).get("a").await.unwrap().data["spec"]["crew"], json!(1));
+}

@@ -1,0 +1,468 @@
+//! The real kernel: puts `/sys`, `/proc`, udevd's database, the devices' own bytes and their health together into
+//! one [`Device`] each.
+//!
+//! Devices are only ever opened to read (`O_RDONLY | O_NONBLOCK`, for one look also `O_EXCL`), so that nothing it
+//! does makes an event. What is written on a device is read again only when something says that it changed, so that
+//! sleeping disks sleep on; and nothing here is a promise: `member` proves everything anew before it writes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use parking_lot::Mutex;
+
+use super::holders::{self, Node};
+use super::signatures::{self, Findings};
+use super::sysfs::{Sysfs, meaningful};
+use super::udev::Udev;
+use super::{
+    Depth, Device, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings, Transport, ioctl,
+    mounts,
+};
+
+mod health;
+
+/// Where the machine is, and what of it counts.
+#[derive(Debug, Clone)]
+pub struct LinuxConfig {
+    /// Where the host's `/dev`, `/sys`, `/proc` and `/run/udev` are.
+    pub host_root: PathBuf,
+    /// Loop devices count as drives where their backing file lies under this folder.
+    pub include_loop: Option<PathBuf>,
+    /// How often a drive is asked for its health.
+    pub health_interval: Duration,
+}
+
+impl Default for LinuxConfig {
+    fn default() -> Self {
+        Self {
+            host_root: "/".into(),
+            include_loop: None,
+            health_interval: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The machine that this process runs on.
+#[derive(Debug)]
+pub struct Linux {
+    config: LinuxConfig,
+    sys: Sysfs,
+    udev: Udev,
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of a drive between two probes.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    content: Option<(ContentKey, Content)>,
+    asked: Option<Asked>,
+}
+
+/// Everything whose change means that the bytes may be others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ContentKey {
+    disk_sequence: Option<u64>,
+    size_bytes: Option<u64>,
+    write_counters: Vec<u64>,
+    tree: Vec<Node>,
+    mounts: Vec<Mount>,
+    swaps: usize,
+}
+
+/// What was read on a drive.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    findings: Option<Findings>,
+    loop_inode: Option<String>,
+    exclusive: Option<bool>,
+    faults: Vec<Fault>,
+}
+
+/// What a drive said when it was asked for its health.
+#[derive(Debug, Clone)]
+struct Asked {
+    at: Instant,
+    disk_sequence: Option<u64>,
+    health: Option<Health>,
+    namespaces: Option<u32>,
+    total_bytes: Option<u64>,
+    faults: Vec<Fault>,
+}
+
+impl Linux {
+    /// Nothing is read before the first call.
+    pub fn new(config: LinuxConfig) -> Self {
+        let (sys, udev) = (Sysfs::new(&config.host_root), Udev::new(&config.host_root));
+        Self {
+            config,
+            sys,
+            udev,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// The path at which this process finds a node of the host's `/dev`.
+    pub fn node_path(&self, dev_path: &str) -> PathBuf {
+        self.config.host_root.join(dev_path.trim_start_matches('/'))
+    }
+
+    fn loops(&self) -> Option<&Path> {
+        self.config.include_loop.as_deref()
+    }
+
+    /// The drive, its partitions, and everything above them.
+    fn tree(&self, name: &str) -> (Vec<Node>, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let mut nodes = vec![Node {
+            name: name.to_owned(),
+            number: self.sys.number_of(name),
+            ..Node::default()
+        }];
+        for (partition, number) in self.sys.partitions(name) {
+            let device = self.sys.number_of(&partition);
+            nodes.push(Node {
+                name: partition,
+                number: device,
+                partition: Some(number),
+                ..Node::default()
+            });
+        }
+        let mut seen: BTreeSet<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        let mut queue: Vec<String> = seen.iter().cloned().collect();
+        while let Some(below) = queue.pop() {
+            let above = match self.sys.holders(&below) {
+                Ok(above) => above,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    faults.push(Fault::failed(
+                        Probe::Holders,
+                        name,
+                        format!("reading holders of {below}: {error}"),
+                    ));
+                    continue;
+                }
+            };
+            for upper in above {
+                if seen.insert(upper.clone()) {
+                    nodes.push(Node {
+                        number: self.sys.number_of(&upper),
+                        upper: Some(self.sys.describe_upper(&upper)),
+                        mapped: self.sys.attr(&upper, "dm/name"),
+                        name: upper.clone(),
+                        partition: None,
+                    });
+                    queue.push(upper);
+                }
+            }
+        }
+        (nodes, faults)
+    }
+
+    fn content_key(&self, device: &Device, tree: &[Node], around: &Surroundings) -> ContentKey {
+        let concerns = |mount: &&Mount| tree.iter().any(|node| holders::concerns(mount, node));
+        ContentKey {
+            disk_sequence: device.disk_sequence,
+            size_bytes: device.size_bytes,
+            write_counters: self.sys.write_counters(&device.name),
+            tree: tree.to_vec(),
+            mounts: around.mounts.iter().filter(concerns).cloned().collect(),
+            swaps: around.swaps.len(),
+        }
+    }
+
+    /// What is on the drive: remembered, or read now.
+    fn content(&self, device: &mut Device, key: ContentKey, free: bool, reread: bool) -> Content {
+        let remembered = self
+            .memory
+            .lock()
+            .get(&device.name)
+            .and_then(|memory| memory.content.clone());
+        if let Some((_, content)) = remembered.filter(|(was, _)| !reread && *was == key) {
+            return content;
+        }
+        let content = self.read(device, free);
+        // What could not be read is tried again at the next probe.
+        let keep = content.faults.is_empty().then(|| (key, content.clone()));
+        self.memory.lock().entry(device.name.clone()).or_default().content = keep;
+        content
+    }
+
+    fn read(&self, device: &mut Device, free: bool) -> Content {
+        let mut content = Content::default();
+        let fault = |what: &str, error: &io::Error| {
+            Fault::failed(
+                Probe::Signatures,
+                &device.name,
+                format!("{what} {}: {error}", device.dev_path),
+            )
+        };
+        let file = match self.open(device, 0) {
+            Ok(file) => file,
+            Err(error) => {
+                content.faults.push(fault("opening", &error));
+                return content;
+            }
+        };
+        let size = match ioctl::size_bytes(file.as_fd()) {
+            Ok(size) => size,
+            Err(error) => {
+                content.faults.push(fault("asking the size of", &error));
+                return content;
+            }
+        };
+        if Some(size) != device.size_bytes {
+            let detail = format!(
+                "the device has {size} bytes, and /sys says {:?}",
+                device.size_bytes
+            );
+            content
+                .faults
+                .push(Fault::failed(Probe::Sysfs, &device.name, detail));
+        }
+        if device.transport == Transport::Loop {
+            let status = ioctl::loop_status(file.as_fd());
+            content.loop_inode = status
+                .ok()
+                .map(|s| format!("{}:{}", s.backing_device, s.backing_inode));
+        }
+        let findings = signatures::examine(&file, size);
+        // The proof reads 33 MiB: not worth keeping in the page cache.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        content.faults.extend(
+            findings
+                .errors
+                .iter()
+                .map(|error| Fault::failed(Probe::Signatures, &device.name, error.clone())),
+        );
+        if free && findings.blank() == Some(true) {
+            content.exclusive = match self.open(device, libc::O_EXCL) {
+                Ok(_) => Some(true),
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Some(false),
+                Err(error) => {
+                    content.faults.push(fault("opening exclusively", &error));
+                    None
+                }
+            };
+        }
+        content.findings = Some(findings);
+        content
+    }
+
+    /// Opens the device to read, and makes sure that it is this device and not only one of that name.
+    fn open(&self, device: &Device, flags: i32) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | flags)
+            .open(self.node_path(&device.dev_path))?;
+        let number = file.metadata()?.rdev();
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        if (major, minor) == (device.major, device.minor) {
+            Ok(file)
+        } else {
+            Err(io::Error::other(format!(
+                "it is device {major}:{minor}, not {}:{}",
+                device.major, device.minor
+            )))
+        }
+    }
+
+    /// udevd knows some serials that `/sys` does not show (USB bridges, old kernels).
+    fn second_opinion(&self, device: &mut Device) {
+        let scsi = matches!(
+            device.transport,
+            Transport::Sas | Transport::Scsi | Transport::Fc | Transport::Iscsi
+        );
+        let properties = self.udev.properties(device.major, device.minor);
+        let property = |key: &str| properties.get(key).and_then(|text| meaningful(text));
+        if device.evidence.serial.is_none() {
+            // For SCSI and SAS, ID_SERIAL_SHORT is the WWN and no serial.
+            let key = if scsi { "ID_SCSI_SERIAL" } else { "ID_SERIAL_SHORT" };
+            device.evidence.serial = property(key);
+        }
+        if device.model.is_none() {
+            device.model = property("ID_MODEL");
+        }
+    }
+
+    fn judge_use(
+        &self,
+        device: &mut Device,
+        tree: &[Node],
+        tree_ok: bool,
+        content: &Content,
+        around: &Surroundings,
+    ) {
+        let mut found = holders::holders(&device.name, tree, content.findings.as_ref(), around);
+        if content.exclusive == Some(false) && found.is_empty() {
+            let description = "held exclusively by another program or by the kernel".to_owned();
+            found.push(Holder {
+                kind: HolderKind::Exclusive,
+                description,
+                device: device.name.clone(),
+            });
+        }
+        let every_probe_ran = tree_ok && around.faults.is_empty() && content.faults.is_empty();
+        let blank = content.findings.as_ref().and_then(Findings::blank);
+        device.usage.exclusive_open_ok = content.exclusive;
+        device.usage.blank = match blank {
+            _ if !found.is_empty() => Some(false),
+            Some(true) if every_probe_ran && content.exclusive == Some(true) => Some(true),
+            Some(false) => Some(false),
+            _ => None,
+        };
+        device.usage.holders = found;
+    }
+}
+
+impl Hardware for Linux {
+    fn list(&self) -> Result<Vec<String>, Fault> {
+        self.sys
+            .drives(self.loops())
+            .map_err(|error| Fault::failed(Probe::Sysfs, "", format!("listing block devices: {error}")))
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        mounts::read(&self.config.host_root)
+    }
+
+    fn probe(&self, name: &str, around: &Surroundings, depth: Depth, now: Instant) -> Option<Device> {
+        if !self.sys.is_drive(name, self.loops()) {
+            self.memory.lock().remove(name);
+            return None;
+        }
+        let mut device = self.sys.device(name)?;
+        self.second_opinion(&mut device);
+        let (tree, tree_faults) = self.tree(name);
+        let tree_ok = tree_faults.is_empty();
+        device.faults.extend(tree_faults);
+        for (missing, what) in [
+            (device.size_bytes.is_none(), "size"),
+            (device.logical_block_bytes.is_none(), "queue/logical_block_size"),
+        ] {
+            if missing {
+                device.faults.push(Fault::failed(
+                    Probe::Sysfs,
+                    name,
+                    format!("{what} cannot be read"),
+                ));
+            }
+        }
+        let key = self.content_key(&device, &tree, around);
+        let free = key.mounts.is_empty()
+            && holders::holders(name, &tree, None, around).is_empty()
+            && device.size_bytes.is_some_and(|size| size > 0);
+        let content = self.content(&mut device, key, free, depth.reread);
+        if let Some(findings) = &content.findings {
+            device.evidence.mark = findings.mark.clone();
+            device.evidence.partition_table_uuid =
+                findings.table.as_ref().and_then(|table| table.uuid.clone());
+            device.evidence.filesystem_uuids = findings
+                .signatures
+                .iter()
+                .filter_map(|s| s.filesystem_uuid.clone())
+                .collect();
+        }
+        device.evidence.backing_file_inode = content.loop_inode.clone();
+        self.judge_use(&mut device, &tree, tree_ok, &content, around);
+        device.faults.extend(content.faults);
+        if depth.health {
+            let asked = self.ask(&device, now);
+            self.memory.lock().entry(name.to_owned()).or_default().asked = Some(asked);
+        }
+        self.add_health(&mut device);
+        // Another medium may have come under the name meanwhile: then this is a mixture, and its event is on the way.
+        if self.sys.attr(name, "diskseq").and_then(|text| text.parse().ok()) != device.disk_sequence {
+            self.memory.lock().remove(name);
+            device.usage.blank = device.usage.blank.filter(|blank| !blank);
+            device.faults.push(Fault::failed(
+                Probe::Sysfs,
+                name,
+                "the medium was exchanged during the probe",
+            ));
+        }
+        Some(device)
+    }
+
+    fn health_due(&self, name: &str, now: Instant) -> bool {
+        let Some(device) = self
+            .sys
+            .is_drive(name, self.loops())
+            .then(|| self.sys.device(name))
+            .flatten()
+        else {
+            return false;
+        };
+        if health::cannot_say(&device).is_some() {
+            return false;
+        }
+        self.memory
+            .lock()
+            .get(name)
+            .and_then(|memory| memory.asked.as_ref())
+            .is_none_or(|asked| {
+                asked.disk_sequence != device.disk_sequence
+                    || now.saturating_duration_since(asked.at) >= self.config.health_interval
+            })
+    }
+
+    fn drives_below(&self, name: &str) -> Vec<String> {
+        self.sys.below(name).into_iter().collect()
+    }
+
+    fn drives_of_mount(&self, mount: &Mount) -> Vec<String> {
+        let by_number = (mount.major != 0)
+            .then(|| self.sys.name_of(mount.major, mount.minor))
+            .flatten();
+        let name = by_number.or_else(|| {
+            let path = self.node_path(&mount.source).canonicalize().ok()?;
+            Some(path.file_name()?.to_string_lossy().into_owned())
+        });
+        name.map(|name| self.drives_below(&name)).unwrap_or_default()
+    }
+
+    fn settled(&self, name: &str) -> bool {
+        match self.sys.number_of(name) {
+            Some((major, minor)) => self.udev.settled(major, minor),
+            None => true,
+        }
+    }
+
+    fn has_events(&self) -> bool {
+        true
+    }
+
+    fn mount_tables(&self) -> Vec<PathBuf> {
+        mounts::tables(&self.config.host_root)
+    }
+}
+
+impl Linux {
+    fn add_health(&self, device: &mut Device) {
+        if let Some(fault) = health::cannot_say(device) {
+            device.faults.push(fault);
+            return;
+        }
+        let memory = self.memory.lock();
+        let Some(asked) = memory.get(&device.name).and_then(|memory| memory.asked.as_ref()) else {
+            return;
+        };
+        if asked.disk_sequence != device.disk_sequence {
+            return;
+        }
+        device.health = asked.health.clone();
+        device.faults.extend(asked.faults.iter().cloned());
+        if let Some(nvme) = &mut device.nvme {
+            nvme.namespace_count = asked.namespaces;
+            nvme.total_capacity_bytes = asked.total_bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

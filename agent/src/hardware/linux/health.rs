@@ -1,0 +1,160 @@
+//! Asks one drive for its health: NVMe by ioctl with `nvme` beside it, ATA and SCSI by `smartctl`.
+//!
+//! It is called at first sight of a drive, when the drive says that something changed, and at a slow interval; never
+//! while nothing happens.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Instant;
+
+use nix::libc;
+
+use super::{Asked, Linux};
+use crate::hardware::ioctl::{self, NvmeRead};
+use crate::hardware::{Device, Fault, Health, Probe, Transport, nvme, nvme_cli, program, smart};
+
+/// Why this sort of device is never asked.
+pub(super) fn cannot_say(device: &Device) -> Option<Fault> {
+    let why = match device.transport {
+        Transport::Virtio => "a virtio disk does not tell the health of what is behind it",
+        Transport::Loop => "a loop device has no health of its own",
+        Transport::Nvdimm => "persistent memory is not asked for its health",
+        _ => return None,
+    };
+    Some(Fault::unsupported(Probe::Smartctl, &device.name, why))
+}
+
+impl Linux {
+    pub(super) fn ask(&self, device: &Device, now: Instant) -> Asked {
+        let mut asked = Asked {
+            at: now,
+            disk_sequence: device.disk_sequence,
+            health: None,
+            namespaces: None,
+            total_bytes: None,
+            faults: Vec::new(),
+        };
+        if cannot_say(device).is_some() {
+            return asked;
+        }
+        match &device.nvme {
+            Some(facts) if !facts.controller.is_empty() => {
+                self.ask_nvme(device, &facts.controller, &mut asked)
+            }
+            _ => self.ask_smartctl(device, &mut asked),
+        }
+        asked
+    }
+
+    fn ask_nvme(&self, device: &Device, controller: &str, asked: &mut Asked) {
+        let path = self.node_path(&format!("/dev/{controller}"));
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        match &opened {
+            Ok(file) => {
+                match ioctl::nvme_read(file.as_fd(), NvmeRead::Controller) {
+                    Ok(bytes) => {
+                        let found = nvme::controller(&bytes);
+                        asked.namespaces = found.namespaces;
+                        asked.total_bytes = found.total_bytes;
+                    }
+                    Err(error) => {
+                        let detail = format!("Identify Controller of {controller}: {error}");
+                        asked
+                            .faults
+                            .push(Fault::failed(Probe::Nvme, &device.name, detail));
+                    }
+                }
+                match ioctl::nvme_read(file.as_fd(), NvmeRead::SmartLog) {
+                    Ok(bytes) => asked.health = nvme::health(&bytes),
+                    Err(error) => {
+                        let detail = format!("SMART log of {controller}: {error}");
+                        asked
+                            .faults
+                            .push(Fault::failed(Probe::Nvme, &device.name, detail));
+                    }
+                }
+            }
+            Err(error) => {
+                let detail = format!("opening {}: {error}", path.display());
+                asked
+                    .faults
+                    .push(Fault::failed(Probe::Nvme, &device.name, detail));
+            }
+        }
+        match run_nvme_cli(&path.to_string_lossy()) {
+            Ok(log) => match &asked.health {
+                Some(health) => asked.faults.extend(
+                    nvme_cli::disagreements(health, &log)
+                        .into_iter()
+                        .map(|detail| Fault::failed(Probe::NvmeCli, &device.name, detail)),
+                ),
+                None => asked.health = Some(log),
+            },
+            Err(mut fault) => {
+                fault.device.clone_from(&device.name);
+                asked.faults.push(fault);
+            }
+        }
+    }
+
+    fn ask_smartctl(&self, device: &Device, asked: &mut Asked) {
+        let path = self.node_path(&device.dev_path);
+        let path = path.to_string_lossy();
+        let arguments: Vec<&str> = smart::ARGUMENTS.into_iter().chain([path.as_ref()]).collect();
+        let answer = match program::run("smartctl", &arguments) {
+            Ok(output) => match output.status {
+                Some(status) => smart::parse(status, &output.stdout),
+                None => smart::Answer::Failed("smartctl was ended by a signal".to_owned()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                smart::Answer::Unsupported(error.to_string())
+            }
+            Err(error) => smart::Answer::Failed(format!("running smartctl: {error}")),
+        };
+        match answer {
+            smart::Answer::Told(health) => asked.health = Some(health),
+            smart::Answer::Unsupported(why) => {
+                asked
+                    .faults
+                    .push(Fault::unsupported(Probe::Smartctl, &device.name, why));
+            }
+            smart::Answer::Failed(why) => {
+                asked
+                    .faults
+                    .push(Fault::failed(Probe::Smartctl, &device.name, why));
+            }
+            // What it said last stays.
+            smart::Answer::Asleep => {
+                let memory = self.memory.lock();
+                let before = memory.get(&device.name).and_then(|memory| memory.asked.clone());
+                if let Some(before) = before.filter(|before| before.disk_sequence == device.disk_sequence) {
+                    *asked = Asked {
+                        at: asked.at,
+                        ..before
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn run_nvme_cli(path: &str) -> Result<Health, Fault> {
+    let output = program::run("nvme", &["smart-log", path, "-o", "json"]).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Fault::unsupported(Probe::NvmeCli, "", "nvme is not installed: only the ioctl speaks")
+        } else {
+            Fault::failed(Probe::NvmeCli, "", format!("running nvme smart-log: {error}"))
+        }
+    })?;
+    nvme_cli::smart_log(&output.stdout).ok_or_else(|| {
+        let detail = format!(
+            "nvme smart-log answered nothing usable (exit status {:?})",
+            output.status
+        );
+        Fault::failed(Probe::NvmeCli, "", detail)
+    })
+}

@@ -1,0 +1,292 @@
+//! The proof that has to stand before the first write: this very drive, and nothing on it.
+//!
+//! Everything is asked of one descriptor that was opened exclusively, or of the kernel about the device number
+//! behind that descriptor; the path is only how the descriptor was come by. Nothing is written here, and whatever
+//! cannot be proven is a refusal.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::fs::OFlags;
+
+use super::expected::{differing_evidence, disagreement};
+use super::mark::{Geometry, MarkError, MarkImage};
+use super::partition::{self, OpenDrive, PartitionError};
+use super::{EnsureMember, FileSystem, MemberConfig, MemberError};
+use crate::hardware::signatures::{Findings, examine};
+use crate::hardware::{Depth, Device, Hardware, HolderKind, Zoned, ioctl};
+
+/// Room that `mkfs.xfs` insists on (300 MiB), and the mark and some data.
+const SMALLEST_XFS: u64 = 512 << 20;
+const SMALLEST_EXT4: u64 = 64 << 20;
+
+/// A drive, held exclusively, on which nothing is, or nothing but (part of) the mark that is to be written.
+#[derive(Debug)]
+pub(super) struct ProvenDrive {
+    pub drive: OpenDrive,
+    pub name: String,
+    pub image: MarkImage,
+}
+
+/// What has to be proven, and with what.
+pub(super) struct Proof<'a> {
+    pub config: &'a MemberConfig,
+    pub hardware: &'a dyn Hardware,
+    pub order: &'a EnsureMember,
+    /// The journal says that this mark was being written: what is left of it does not speak against the drive.
+    pub resuming: bool,
+}
+
+impl Proof<'_> {
+    /// Proves the drive of that kernel name to be the one that is meant, and blank.
+    pub fn prove(
+        &self,
+        name: &str,
+        image: impl FnOnce(Geometry) -> Result<MarkImage, MarkError>,
+    ) -> Result<ProvenDrive, MemberError> {
+        let seen = self.look(name)?;
+        fits(&seen, self.order.file_system)?;
+        self.is_free(&seen)?;
+        let drive = self.open_exclusively(name)?;
+        self.is_same(&seen, &drive)?;
+        let image = image(drive.geometry).map_err(|error| {
+            MemberError::refused(
+                "Unsuitable",
+                format!("{name} cannot carry a mark: {error}; nothing was written"),
+            )
+        })?;
+        self.is_whole(name, &drive, &image)?;
+        self.is_blank(name, &drive, &image)?;
+        // Once more, now that nobody else can take it.
+        let again = self.look(name)?;
+        self.is_same(&again, &drive)?;
+        Ok(ProvenDrive {
+            drive,
+            name: name.to_owned(),
+            image,
+        })
+    }
+
+    /// The drive as it is at this moment, and that it is the one in the plan.
+    fn look(&self, name: &str) -> Result<Device, MemberError> {
+        let around = self.hardware.surroundings();
+        let depth = Depth {
+            reread: true,
+            health: false,
+        };
+        let seen = self
+            .hardware
+            .probe(name, &around, depth, Instant::now())
+            .ok_or_else(|| {
+                MemberError::transient(
+                    "DriveMissing",
+                    format!("{name} went away; attach the drive again"),
+                )
+            })?;
+        let expected = &self.order.drive;
+        match disagreement(&seen, expected).or_else(|| differing_evidence(&seen.evidence, &expected.evidence))
+        {
+            Some(what) => Err(MemberError::transient(
+                "DriveChanged",
+                format!(
+                    "{name} is not drive {} any more: {what}; nothing was written",
+                    expected.drive_id
+                ),
+            )),
+            None => Ok(seen),
+        }
+    }
+
+    /// Nothing that the last probe saw on it or above it.
+    fn is_free(&self, seen: &Device) -> Result<(), MemberError> {
+        let in_use = |kind| {
+            matches!(
+                kind,
+                HolderKind::Mount | HolderKind::Swap | HolderKind::Device | HolderKind::Exclusive
+            )
+        };
+        let named = |wanted: &dyn Fn(HolderKind) -> bool| {
+            let all = seen.usage.holders.iter().filter(|holder| wanted(holder.kind));
+            all.map(|holder| holder.description.clone())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let using = named(&in_use);
+        if !using.is_empty() {
+            return Err(MemberError::refused(
+                "InUse",
+                format!("{} is in use: {using}; nothing was written", seen.name),
+            ));
+        }
+        let there = named(&|kind| !in_use(kind));
+        if !self.resuming && (!there.is_empty() || seen.usage.blank != Some(true)) {
+            let there = if there.is_empty() {
+                "it could not be proven to be blank".to_owned()
+            } else {
+                there
+            };
+            return Err(not_blank(&seen.name, &there));
+        }
+        Ok(())
+    }
+
+    fn open_exclusively(&self, name: &str) -> Result<OpenDrive, MemberError> {
+        let path = self.config.host(&format!("/dev/{name}"));
+        partition::open(&path, true, OFlags::EXCL | OFlags::CLOEXEC).map_err(|error| match error {
+            PartitionError::Open(_, error) => cannot_open(name, &error),
+            other => MemberError::refused("Unsuitable", format!("{other}; nothing was written")),
+        })
+    }
+
+    /// The descriptor is the device that was probed: its number, its sequence number, its size.
+    fn is_same(&self, seen: &Device, drive: &OpenDrive) -> Result<(), MemberError> {
+        let sequence = ioctl::disk_sequence(drive.file.as_fd()).ok();
+        let expected = &self.order.drive;
+        let what = if drive.number != (seen.major, seen.minor) {
+            "the name leads to another device now"
+        } else if seen.disk_sequence.is_some() && sequence != seen.disk_sequence {
+            "it was exchanged or attached again"
+        } else if drive.geometry.size != expected.size_bytes {
+            "its size is another"
+        } else {
+            return Ok(());
+        };
+        Err(MemberError::transient(
+            "DriveChanged",
+            format!(
+                "{} changed while it was looked at: {what}; nothing was written",
+                seen.name
+            ),
+        ))
+    }
+
+    /// It is a whole drive, has no partitions (or just the one whose mark is being written), and nothing is on it.
+    fn is_whole(&self, name: &str, drive: &OpenDrive, image: &MarkImage) -> Result<(), MemberError> {
+        let unknown = |error: io::Error| {
+            MemberError::transient(
+                "DriveMissing",
+                format!("{name} cannot be found under /sys any more: {error}"),
+            )
+        };
+        if partition::is_partition(self.config, drive.number) {
+            return Err(MemberError::refused(
+                "NotWhole",
+                format!("{name} is a partition; nothing was written"),
+            ));
+        }
+        let partitions = partition::children(self.config, drive.number).map_err(unknown)?;
+        let complete = self.resuming && image.is_written(&drive.file).map_err(unknown)?;
+        if !partitions.is_empty() && !(complete && partitions.len() == 1) {
+            return Err(not_blank(name, &format!("partitions {}", partitions.join(", "))));
+        }
+        let holders = partition::holders(self.config, drive.number).map_err(unknown)?;
+        if !holders.is_empty() {
+            let message = format!("{name} is below {}; nothing was written", holders.join(", "));
+            return Err(MemberError::refused("InUse", message));
+        }
+        Ok(())
+    }
+
+    /// What is on it, read through the descriptor that will write.
+    fn is_blank(&self, name: &str, drive: &OpenDrive, image: &MarkImage) -> Result<(), MemberError> {
+        let size = drive.geometry.size;
+        let found: Findings = if self.resuming {
+            examine(&image.hide_from(&drive.file), size)
+        } else {
+            examine(&drive.file, size)
+        };
+        if found.blank() == Some(true) {
+            Ok(())
+        } else {
+            Err(not_blank(name, &found.summary()))
+        }
+    }
+}
+
+fn fits(seen: &Device, file_system: FileSystem) -> Result<(), MemberError> {
+    let smallest = match file_system {
+        FileSystem::Xfs => SMALLEST_XFS,
+        FileSystem::Ext4 => SMALLEST_EXT4,
+    };
+    let (reason, why) = if seen.read_only == Some(true) {
+        ("ReadOnly", "the kernel refuses to write to it".to_owned())
+    } else if seen.read_only.is_none() {
+        ("ReadOnly", "it is not known to be writable".to_owned())
+    } else if seen.zoned == Zoned::HostManaged {
+        (
+            "Zoned",
+            "its zones must be written in sequence, which no file system of ours does".to_owned(),
+        )
+    } else if seen.size_bytes.is_none_or(|size| size < smallest) {
+        (
+            "TooSmall",
+            format!("{} needs at least {} MiB", file_system.name(), smallest >> 20),
+        )
+    } else {
+        return Ok(());
+    };
+    Err(MemberError::refused(
+        reason,
+        format!("{} cannot be taken: {why}; nothing was written", seen.name),
+    ))
+}
+
+fn not_blank(name: &str, what: &str) -> MemberError {
+    let message =
+        format!("{name} is not blank: {what}; nothing was written; wipe it by hand if it may be taken");
+    MemberError::refused("NotBlank", message)
+}
+
+fn cannot_open(name: &str, error: &io::Error) -> MemberError {
+    let errno = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    let message = format!("{name} cannot be opened exclusively: {error}; nothing was written");
+    match errno {
+        Some(rustix::io::Errno::BUSY) => MemberError::refused("InUse", message),
+        Some(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+            MemberError::refused("ReadOnly", message)
+        }
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => {
+            MemberError::transient("DriveMissing", message)
+        }
+        _ => MemberError::transient("DriveUnreadable", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound() -> Device {
+        Device {
+            name: "sda".into(),
+            size_bytes: Some(2 << 30),
+            read_only: Some(false),
+            ..Device::default()
+        }
+    }
+
+    #[test]
+    fn a_drive_that_cannot_serve_is_refused_before_it_is_opened() {
+        assert_eq!(fits(&sound(), FileSystem::Xfs), Ok(()));
+        let check = |change: fn(&mut Device), reason: &str| {
+            let mut device = sound();
+            change(&mut device);
+            assert_eq!(fits(&device, FileSystem::Xfs).unwrap_err().reason, reason);
+        };
+        check(|device| device.read_only = Some(true), "ReadOnly");
+        check(|device| device.read_only = None, "ReadOnly");
+        check(|device| device.zoned = Zoned::HostManaged, "Zoned");
+        check(|device| device.size_bytes = Some(300 << 20), "TooSmall");
+        check(|device| device.size_bytes = None, "TooSmall");
+    }
+
+    #[test]
+    fn the_kernels_refusal_to_open_says_why() {
+        let reason = |errno: rustix::io::Errno| cannot_open("sda", &errno.into()).reason;
+        assert_eq!(reason(rustix::io::Errno::BUSY), "InUse");
+        assert_eq!(reason(rustix::io::Errno::ROFS), "ReadOnly");
+        assert_eq!(reason(rustix::io::Errno::NOENT), "DriveMissing");
+        assert_eq!(reason(rustix::io::Errno::IO), "DriveUnreadable");
+    }
+}

@@ -1,0 +1,348 @@
+//! Who the drives of the fleet are: the memory of every drive ever seen, applied to what agents tell now.
+//!
+//! The decision is [`identity::resolve`]'s; here is only its bookkeeping. One update at a time passes, because a
+//! drive that shows up on one node may change what is known of another: two devices with the same evidence are a
+//! conflict on both nodes. Durable memory is the StorageNodes' status: whoever leads fills the roster from it before
+//! the first stream, and writes it back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use smart_storage_core::{
+    decide,
+    drive::{DriveFacts, DriveId, NodeName},
+    identity::{self, KnownDrive, RecordedEvidence, SeenDrive, Verdict},
+    node::{DriveRecord, NodeRecord},
+    registry::{Change, Registry},
+};
+
+/// The memory.
+#[derive(Debug, Default)]
+pub struct Roster {
+    known: Mutex<BTreeMap<DriveId, KnownDrive>>,
+}
+
+impl Roster {
+    /// Adds what is on record; a drive that is known already stays as it is.
+    pub fn remember(&self, drives: impl IntoIterator<Item = KnownDrive>) {
+        let mut known = self.known.lock();
+        for drive in drives {
+            known.entry(drive.id.clone()).or_insert(drive);
+        }
+    }
+
+    /// Forgets drives: the next time they are seen they are new.
+    pub fn forget<'a>(&self, drives: impl IntoIterator<Item = &'a DriveId>) {
+        let mut known = self.known.lock();
+        for drive in drives {
+            known.remove(drive);
+        }
+    }
+
+    /// Every drive that was last seen on `node`, ordered by id.
+    #[must_use]
+    pub fn of_node(&self, node: &NodeName) -> Vec<KnownDrive> {
+        self.known
+            .lock()
+            .values()
+            .filter(|drive| drive.node == *node)
+            .cloned()
+            .collect()
+    }
+
+    /// What is remembered of one drive.
+    #[must_use]
+    pub fn get(&self, drive: &DriveId) -> Option<KnownDrive> {
+        self.known.lock().get(drive).cloned()
+    }
+
+    /// Puts a node's new record, made by `update` from the present one, into the registry, every drive with its
+    /// identity; answers the nodes whose record changed by it.
+    pub fn publish(
+        &self,
+        registry: &Registry,
+        node: &NodeName,
+        now_ms: u64,
+        update: impl FnOnce(&mut NodeRecord, &mut Vec<DriveFacts>),
+    ) -> BTreeSet<NodeName> {
+        let mut known = self.known.lock();
+        let before = registry.get(node.as_str());
+        let mut record = before
+            .as_deref()
+            .cloned()
+            .unwrap_or_else(|| NodeRecord::empty(node.clone()));
+        let mut facts: Vec<DriveFacts> = record.drives.iter().map(|drive| drive.facts.clone()).collect();
+        update(&mut record, &mut facts);
+        facts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+
+        let mut changed = BTreeSet::new();
+        if let Some(drives) = kept(&record.drives, &facts) {
+            record.drives = drives;
+            apply(registry, record, now_ms, &mut changed);
+            return changed;
+        }
+        let gone = record.drives.clone();
+        record.drives = resolve(&mut known, registry, node, &facts);
+        let touching = neighbours(
+            registry,
+            node,
+            gone.iter().map(|drive| &drive.facts).chain(&facts),
+        );
+        apply(registry, record, now_ms, &mut changed);
+        for other in touching {
+            let Some(before) = registry.get(other.as_str()) else {
+                continue;
+            };
+            let facts: Vec<DriveFacts> = before.drives.iter().map(|drive| drive.facts.clone()).collect();
+            let mut record = NodeRecord::clone(&before);
+            record.drives = resolve(&mut known, registry, &other, &facts);
+            apply(registry, record, now_ms, &mut changed);
+        }
+        changed
+    }
+}
+
+fn apply(registry: &Registry, mut record: NodeRecord, now_ms: u64, changed: &mut BTreeSet<NodeName>) {
+    record.phase = decide::node::decide(Some(&record), now_ms).phase;
+    let name = record.name.clone();
+    if registry.apply(record) != Change::Unchanged {
+        changed.insert(name);
+    }
+}
+
+/// The drives with new facts and old identities, where nothing that identity hangs on has changed.
+fn kept(before: &[Arc<DriveRecord>], facts: &[DriveFacts]) -> Option<Vec<Arc<DriveRecord>>> {
+    if before.len() != facts.len() {
+        return None;
+    }
+    before
+        .iter()
+        .zip(facts)
+        .map(|(drive, facts)| {
+            let same = drive.facts.name == facts.name
+                && drive.facts.usage.blank == facts.usage.blank
+                && drive.facts.paths == facts.paths
+                && drive.facts.transport == facts.transport
+                && RecordedEvidence::of(&drive.facts) == RecordedEvidence::of(facts);
+            if !same {
+                return None;
+            }
+            if drive.facts == *facts {
+                return Some(Arc::clone(drive));
+            }
+            Some(Arc::new(DriveRecord {
+                identity: drive.identity.clone(),
+                facts: facts.clone(),
+            }))
+        })
+        .collect()
+}
+
+/// Identities of the node's drives, before the rest of the fleet; the memory takes up what was learnt.
+fn resolve(
+    known: &mut BTreeMap<DriveId, KnownDrive>,
+    registry: &Registry,
+    node: &NodeName,
+    facts: &[DriveFacts],
+) -> Vec<Arc<DriveRecord>> {
+    let keys: HashSet<String> = facts.iter().flat_map(keys).collect();
+    let near_known: Vec<KnownDrive> = known
+        .values()
+        .filter(|drive| {
+            drive.node == *node
+                || evidence_keys(&drive.evidence.evidence)
+                    .iter()
+                    .any(|key| keys.contains(key))
+        })
+        .cloned()
+        .collect();
+    let others = near(registry, node, &keys);
+    let mut seen: Vec<SeenDrive<'_>> = facts.iter().map(|facts| SeenDrive { node, facts }).collect();
+    for other in &others {
+        let theirs = other.drives.iter().filter(|drive| touches(&drive.facts, &keys));
+        seen.extend(theirs.map(|drive| SeenDrive {
+            node: &other.name,
+            facts: &drive.facts,
+        }));
+    }
+    let resolved = identity::resolve(&near_known, &seen);
+    let mut drives = Vec::with_capacity(facts.len());
+    for (facts, resolution) in facts.iter().zip(resolved) {
+        if let Verdict::Drive { id } = &resolution.verdict {
+            let remembered = match known.get(id) {
+                Some(before) => before.absorb(node, facts, &resolution.new_aliases),
+                None => KnownDrive {
+                    id: id.clone(),
+                    evidence: RecordedEvidence::of(facts),
+                    aliases: resolution.new_aliases.clone(),
+                    node: node.clone(),
+                },
+            };
+            known.insert(id.clone(), remembered);
+        }
+        drives.push(Arc::new(DriveRecord {
+            identity: resolution.verdict,
+            facts: facts.clone(),
+        }));
+    }
+    drives
+}
+
+/// Other nodes that show something in common with these drives.
+fn neighbours<'a>(
+    registry: &Registry,
+    node: &NodeName,
+    facts: impl Iterator<Item = &'a DriveFacts>,
+) -> Vec<NodeName> {
+    let keys: HashSet<String> = facts.flat_map(keys).collect();
+    near(registry, node, &keys)
+        .iter()
+        .map(|record| record.name.clone())
+        .collect()
+}
+
+fn near(registry: &Registry, node: &NodeName, keys: &HashSet<String>) -> Vec<Arc<NodeRecord>> {
+    let mut found = Vec::new();
+    registry.for_each(|record| {
+        if record.name != *node && record.drives.iter().any(|drive| touches(&drive.facts, keys)) {
+            found.push(Arc::clone(record));
+        }
+    });
+    found
+}
+
+fn touches(facts: &DriveFacts, with: &HashSet<String>) -> bool {
+    evidence_keys(&facts.evidence)
+        .iter()
+        .any(|key| with.contains(key))
+}
+
+fn keys(facts: &DriveFacts) -> Vec<String> {
+    evidence_keys(&facts.evidence)
+}
+
+/// Every piece that could make two devices one. More than identity uses does no harm: it only widens the view.
+fn evidence_keys(evidence: &smart_storage_core::drive::Evidence) -> Vec<String> {
+    let singles = [
+        ("nguid", &evidence.nguid),
+        ("eui64", &evidence.eui64),
+        ("uuid", &evidence.nvme_uuid),
+        ("wwn", &evidence.wwn),
+        ("serial", &evidence.serial),
+        ("table", &evidence.partition_table_uuid),
+        ("inode", &evidence.backing_file_inode),
+        ("file", &evidence.backing_file),
+    ];
+    let mut keys: Vec<String> = singles
+        .into_iter()
+        .filter_map(|(kind, value)| Some(format!("{kind}:{}", value.as_ref()?)))
+        .collect();
+    keys.extend(evidence.filesystem_uuids.iter().map(|uuid| format!("fs:{uuid}")));
+    keys.extend(
+        evidence
+            .mark
+            .iter()
+            .map(|mark| format!("mark:{}", mark.member_id)),
+    );
+    keys
+}
+
+/// Used by tests of the whole and by nothing else.
+#[cfg(test)]
+pub(super) fn ids(registry: &Registry, node: &str) -> std::collections::HashMap<String, Verdict> {
+    let record = registry.get(node);
+    let drives = record.iter().flat_map(|record| &record.drives);
+    drives
+        .map(|drive| (drive.facts.name.clone(), drive.identity.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use smart_storage_core::drive::{Evidence, Observed};
+
+    use super::*;
+
+    fn drive(name: &str, serial: &str) -> DriveFacts {
+        DriveFacts {
+            name: name.to_owned(),
+            size_bytes: Observed::Known(1 << 40),
+            vendor: Observed::Known("ATA".to_owned()),
+            model: Observed::Known("M1".to_owned()),
+            evidence: Evidence {
+                serial: Some(serial.to_owned()),
+                wwn: Some(format!("naa.5000c500{serial:0>8}")),
+                ..Evidence::default()
+            },
+            ..DriveFacts::default()
+        }
+    }
+
+    fn tell(roster: &Roster, registry: &Registry, node: &str, drives: Vec<DriveFacts>) -> BTreeSet<NodeName> {
+        roster.publish(registry, &node.into(), 0, |_, facts| *facts = drives)
+    }
+
+    #[test]
+    fn equal_facts_told_again_change_nothing() {
+        let (roster, registry) = (Roster::default(), Registry::new());
+        assert_eq!(
+            tell(&roster, &registry, "a", vec![drive("sda", "1")]),
+            BTreeSet::from(["a".into()])
+        );
+        assert_eq!(
+            tell(&roster, &registry, "a", vec![drive("sda", "1")]),
+            BTreeSet::new()
+        );
+    }
+
+    #[test]
+    fn a_drive_keeps_its_id_under_another_name_and_on_another_node() {
+        let (roster, registry) = (Roster::default(), Registry::new());
+        tell(&roster, &registry, "a", vec![drive("sda", "1")]);
+        let id = ids(&registry, "a")["sda"].clone();
+        assert!(id.certain().is_some());
+        tell(&roster, &registry, "a", vec![drive("sdb", "1")]);
+        assert_eq!(ids(&registry, "a")["sdb"], id);
+        tell(&roster, &registry, "a", vec![]);
+        tell(&roster, &registry, "b", vec![drive("sdx", "1")]);
+        assert_eq!(ids(&registry, "b")["sdx"], id);
+        assert!(roster.of_node(&"a".into()).is_empty());
+        assert_eq!(roster.of_node(&"b".into()).len(), 1);
+    }
+
+    #[test]
+    fn the_same_evidence_on_two_nodes_is_a_conflict_on_both_until_one_is_gone() {
+        let (roster, registry) = (Roster::default(), Registry::new());
+        tell(
+            &roster,
+            &registry,
+            "a",
+            vec![drive("sda", "1"), drive("sdb", "2")],
+        );
+        let id = ids(&registry, "a")["sda"].clone();
+        let changed = tell(&roster, &registry, "b", vec![drive("sdc", "1")]);
+        assert_eq!(changed, BTreeSet::from(["a".into(), "b".into()]));
+        for (node, name) in [("a", "sda"), ("b", "sdc")] {
+            let verdict = ids(&registry, node)[name].clone();
+            assert!(matches!(verdict, Verdict::Conflict { .. }), "{node} {verdict:?}");
+        }
+        assert!(ids(&registry, "a")["sdb"].certain().is_some());
+        tell(&roster, &registry, "b", vec![]);
+        assert_eq!(ids(&registry, "a")["sda"], id);
+    }
+
+    #[test]
+    fn what_was_remembered_before_a_restart_gives_the_same_ids() {
+        let (roster, registry) = (Roster::default(), Registry::new());
+        tell(&roster, &registry, "a", vec![drive("sda", "1")]);
+        let mut kept = roster.of_node(&"a".into());
+        kept[0].id = "first-given".into();
+        let (roster, registry) = (Roster::default(), Registry::new());
+        roster.remember(kept);
+        tell(&roster, &registry, "a", vec![drive("sdq", "1")]);
+        assert_eq!(ids(&registry, "a")["sdq"].id().as_str(), "first-given");
+    }
+}
