@@ -40,7 +40,10 @@ pub struct ProblemDocument {
 
 /// A refusal on its way out.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Refusal>);
+
+#[derive(Clone, Debug)]
+struct Refusal {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
@@ -54,7 +57,7 @@ impl Problem {
     /// A problem of HTTP itself.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let (slug, title) = words(status);
-        Self {
+        Self(Box::new(Refusal {
             status,
             slug,
             title,
@@ -62,7 +65,7 @@ impl Problem {
             errors: Vec::new(),
             reasons: Vec::new(),
             headers: Vec::new(),
-        }
+        }))
     }
 
     /// What a status says by itself, for answers that the framework made.
@@ -82,21 +85,22 @@ impl Problem {
     /// With a header.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, HeaderValue::from_static(value)));
+        self.0.headers.push((name, HeaderValue::from_static(value)));
         self
     }
 
     /// With reasons.
     #[must_use]
     pub fn because(mut self, reasons: Vec<String>) -> Self {
-        self.reasons = reasons;
+        self.0.reasons = reasons;
         self
     }
 
     /// To be tried again after that time, in whole seconds.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
-        self.headers
+        self.0
+            .headers
             .push((header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1))));
         self
     }
@@ -104,21 +108,22 @@ impl Problem {
     /// Writes the problem over `response`, whose other headers stay.
     #[must_use]
     pub(super) fn render(self, mut response: Response, request_id: &str) -> Response {
+        let refusal = *self.0;
         let document = ProblemDocument {
-            type_: format!("https://storage.billyronks.io/problems/{}", self.slug),
-            title: self.title.to_owned(),
-            status: self.status.as_u16(),
-            detail: self.detail,
+            type_: format!("https://storage.billyronks.io/problems/{}", refusal.slug),
+            title: refusal.title.to_owned(),
+            status: refusal.status.as_u16(),
+            detail: refusal.detail,
             request_id: request_id.to_owned(),
-            errors: self.errors,
-            reasons: self.reasons,
+            errors: refusal.errors,
+            reasons: refusal.reasons,
         };
         let text = serde_json::to_vec(&document).unwrap_or_default();
-        *response.status_mut() = self.status;
+        *response.status_mut() = refusal.status;
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        for (name, value) in self.headers {
+        for (name, value) in refusal.headers {
             headers.insert(name, value);
         }
         *response.body_mut() = text.into();
@@ -148,8 +153,9 @@ const fn status_of(kind: ErrorKind) -> StatusCode {
         ErrorKind::Malformed => StatusCode::BAD_REQUEST,
         ErrorKind::Invalid | ErrorKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        ErrorKind::AlreadyExists | ErrorKind::NotReady | ErrorKind::Aborted => StatusCode::CONFLICT,
-        ErrorKind::Expired => StatusCode::GONE,
+        ErrorKind::AlreadyExists | ErrorKind::NotReady | ErrorKind::Aborted | ErrorKind::Expired => {
+            StatusCode::CONFLICT
+        }
         ErrorKind::Throttled => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -158,7 +164,7 @@ const fn status_of(kind: ErrorKind) -> StatusCode {
 
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
-        let problem = Self {
+        let problem = Self(Box::new(Refusal {
             status: status_of(error.kind),
             slug: error.kind.slug(),
             title: error.kind.title(),
@@ -166,7 +172,7 @@ impl From<ServiceError> for Problem {
             errors: error.errors,
             reasons: error.reasons,
             headers: Vec::new(),
-        };
+        }));
         match error.retry_after {
             Some(after) => problem.retry_after(after),
             None => problem,
@@ -176,7 +182,7 @@ impl From<ServiceError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = self.0.status.into_response();
         response.extensions_mut().insert(self);
         response
     }

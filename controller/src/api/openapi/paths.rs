@@ -170,6 +170,25 @@ pub(super) fn responses() -> Map<String, Value> {
         .collect()
 }
 
+const FOLLOWS_CREATION: &[&str] = &[
+    "getStorage",
+    "expandStorage",
+    "rotateCredentials",
+    "deleteStorage",
+];
+
+/// Calls whose path parameter is found in an answer.
+fn links(parameter: &str, expression: &str, operations: &[&str]) -> Value {
+    let links: Map<_, _> = operations
+        .iter()
+        .map(|operation| {
+            let link = json!({"operationId": operation, "parameters": {parameter: expression}});
+            ((*operation).to_owned(), link)
+        })
+        .collect();
+    Value::Object(links)
+}
+
 fn query(name: &str, description: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema})
 }
@@ -279,6 +298,13 @@ fn storage() -> Map<String, Value> {
         }
         set(responses, "200", repeat);
     }
+    if let Some(created) = create.pointer_mut("/responses/201") {
+        set(
+            created,
+            "links",
+            links("id", "$response.body#/id", FOLLOWS_CREATION),
+        );
+    }
     let mut paths = Map::new();
     let (name, mut collection) = path("/v1/storage", [("get", list())]);
     set(&mut collection, "post", create);
@@ -337,6 +363,26 @@ fn storage() -> Map<String, Value> {
 }
 
 fn fleet() -> Map<String, Value> {
+    let mut paths = fleet_paths();
+    for (list, operations) in [
+        ("/v1/nodes", &["getNode", "classifyNode"] as &[&str]),
+        ("/v1/pools", &["getPool"]),
+    ] {
+        if let Some(answer) = paths
+            .get_mut(list)
+            .and_then(|p| p.pointer_mut("/get/responses/200"))
+        {
+            set(
+                answer,
+                "links",
+                links("name", "$response.body#/items/0/name", operations),
+            );
+        }
+    }
+    paths
+}
+
+fn fleet_paths() -> Map<String, Value> {
     let operation = |id, summary| Operation::new(id, "fleet", summary);
     let node = || [in_path("name", "The node's name.")];
     [

@@ -405,3 +405,21 @@ async fn every_documented_call_is_routed_and_every_route_documented() {
     );
     rest.bed.close().await;
 }
+
+#[tokio::test]
+async fn one_request_too_many_is_told_to_come_back() {
+    let metrics: Metrics = Arc::new(|_| ());
+    let router = Router::new()
+        .route("/", get(|| async { "done" }))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(Semaphore::new(0)),
+            under_way,
+        ))
+        .layer(middleware::from_fn_with_state(metrics, observe::rest));
+    let request = http::Request::builder().uri("/").body(Body::empty()).unwrap();
+    let answer = router.oneshot(request).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (429, &HeaderValue::from(1))
+    );
+}
