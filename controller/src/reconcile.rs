@@ -56,6 +56,7 @@ pub use self::{
 };
 use crate::{
     agents::AgentsHub,
+    metrics::Metrics,
     crd::{PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume},
 };
 
@@ -133,8 +134,8 @@ pub struct Context {
     pub cluster_id: String,
     /// The time.
     pub clock: Clock,
-    /// Called after each reconcile with kind, outcome and seconds.
-    pub observe: Arc<dyn Fn(&'static str, &'static str, f64) + Send + Sync>,
+    /// What is counted.
+    pub metrics: Metrics,
     recorder: Recorder,
     started: Timestamp,
     failures: Mutex<HashMap<String, u32>>,
@@ -167,7 +168,7 @@ impl Context {
         backends: Arc<Backends>,
         cluster_id: String,
         clock: Clock,
-        observe: Arc<dyn Fn(&'static str, &'static str, f64) + Send + Sync>,
+        metrics: Metrics,
     ) -> Self {
         let reporter = Reporter {
             controller: "smart-storage-controller".to_owned(),
@@ -184,7 +185,7 @@ impl Context {
             cluster_id,
             started: clock(),
             clock,
-            observe,
+            metrics,
             failures: Mutex::new(HashMap::new()),
             members: Mutex::new(HashMap::new()),
         }
@@ -283,7 +284,7 @@ impl Context {
 pub enum Change {
     /// A class.
     Class(String),
-    /// A StorageNode object.
+    /// A StorageNode object, by the node's name.
     Node(String),
     /// An agent's news, by node name.
     Agent(String),
@@ -330,7 +331,7 @@ pub async fn watch(
             Change::Class(o.name_any())
         }),
         nodes: follow(client, changes, stop, |o: &StorageNode| {
-            Change::Node(o.name_any())
+            Change::Node(o.spec.node_name.clone())
         }),
         pools: follow(client, changes, stop, |o: &UnifiedPool| {
             Change::Pool(o.name_any())
@@ -496,7 +497,9 @@ where
                 Err(Error::Conflict) => "conflict",
                 Err(_) => "error",
             };
-            (context.observe)(kind, outcome, context.now().duration_since(started).as_secs_f64());
+            context
+                .metrics
+                .reconciled(kind, outcome, context.now().duration_since(started).as_secs_f64());
             match result {
                 Ok(action) => {
                     context.succeeded(&key);
@@ -523,6 +526,29 @@ where
             .for_each(|_| async {}),
     )
 }
+
+/// Publishes a node's status now, for somebody who waits for it.
+///
+/// # Errors
+/// Where the API cannot be reached, or others change the object all the time.
+pub async fn publish_node(context: &Arc<Context>, name: &str) -> Result<(), Error> {
+    let api = Api::<StorageNode>::all(context.client.clone());
+    let nodes = context.stores.nodes.state();
+    let object = nodes
+        .iter()
+        .find(|node| node.spec.node_name == name)
+        .map(|node| node.name_any());
+    let object = object.ok_or(Error::Incomplete("StorageNode"))?;
+    for _ in 0..PUBLISH_TRIES {
+        match node::reconcile(Arc::new(api.get(&object).await?), Arc::clone(context)).await {
+            Err(Error::Conflict) => {}
+            result => return result.map(|_| ()),
+        }
+    }
+    Err(Error::Conflict)
+}
+
+const PUBLISH_TRIES: usize = 5;
 
 /// Writes a status where it differs, with the resourceVersion that was read.
 async fn publish<K, S>(api: &Api<K>, object: &K, old: Option<&S>, new: &S) -> Result<bool, Error>

@@ -138,7 +138,10 @@ async fn settle(claim: &UnifiedStorageClaim, context: &Context) -> Result<Outcom
     let planner = Planner::new(context.stores.clone(), Arc::clone(&context.registry));
     let placed = match planner.place(&claim.spec) {
         Ok(placed) => placed,
-        Err(refusals) => return Ok(Outcome::Refused(refusals)),
+        Err(refusals) => {
+            context.metrics.placed("refused");
+            return Ok(Outcome::Refused(refusals));
+        }
     };
     let volume = new_volume(claim, &name, &uid, wanted, &placed, context);
     match context.allocator.create(&volume).await? {
@@ -155,6 +158,7 @@ async fn settle(claim: &UnifiedStorageClaim, context: &Context) -> Result<Outcom
                 placed.pool,
                 placed.reasons.join("; ")
             );
+            context.metrics.placed("placed");
             context.event(claim, true, "Placed", note).await;
             Ok(Outcome::Bound {
                 volume,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kube::{
-    Api, ResourceExt as _,
+    Api,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use smart_storage_core::{

@@ -176,8 +176,9 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
     crate::fault::point("after-secret-created");
     let started = context.now();
     let result = make(&backend, volume, &pool, &keys, context).await;
-    (context.observe)(
-        "backend/seaweedfs",
+    context.metrics.called(
+        "seaweedfs",
+        "ensure_volume",
         if result.is_ok() { "ok" } else { "error" },
         seconds(started, context),
     );

@@ -1,0 +1,532 @@
+//! Builds everything once and runs it: ports first, then the store, the authority, the watches, the hub, the
+//! reconcilers and the listeners. Ends on SIGTERM or SIGINT; what was acknowledged is on disk before.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener as StdListener},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::Router;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use smart_storage_core::{drive::DriveId, drive::NodeName, identity::KnownDrive, registry::Registry};
+use smart_storage_proto::agent::v1::ProbeNow;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::broadcast,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission,
+    agents::{AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, tokens},
+    api::{auth::Bearer, grpc::grpc_router, rest::rest_router},
+    config::Config,
+    crd,
+    embedded::{Embedded, auth::require_token},
+    leader, listen,
+    metrics::Metrics,
+    pki::Pki,
+    reconcile::{self, Backends, Change, Context, Planner, Rotation, Stores},
+    service::{AgentAway, Agents, Health as ServiceHealth, Parts, Service},
+    telemetry::{self, AgentMetrics, Health, health_router, metrics_router},
+};
+
+const CHANGES: usize = 4096;
+const PROBED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why the controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port cannot be had.
+    #[error("{flag}: cannot listen on {address}: {source}; free the port or move it with the flag")]
+    Port {
+        /// The flag that sets it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something under the data folder cannot be used.
+    #[error("--data-dir: {what} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else, with what was attempted.
+    #[error("{0}")]
+    Other(String),
+}
+
+fn other(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> AppError {
+    move |error| AppError::Other(format!("{what}: {error}"))
+}
+
+/// Every port of a configuration, bound before anything is written.
+pub struct Ports {
+    bound: Vec<(&'static str, StdListener)>,
+}
+
+impl Ports {
+    /// Binds them all.
+    ///
+    /// # Errors
+    /// The first that cannot be had, by its flag.
+    pub fn bind(config: &Config) -> Result<Self, AppError> {
+        let mut bound = Vec::new();
+        for (flag, address) in config.ports() {
+            let fail = |source| AppError::Port {
+                flag,
+                address,
+                source,
+            };
+            let listener = StdListener::bind(address).map_err(fail)?;
+            listener.set_nonblocking(true).map_err(fail)?;
+            bound.push((flag, listener));
+        }
+        Ok(Self { bound })
+    }
+
+    fn take(&mut self, flag: &str) -> Result<TcpListener, AppError> {
+        let position = self.bound.iter().position(|(name, _)| *name == flag);
+        let listener = position.map(|position| self.bound.swap_remove(position).1);
+        let listener = listener.ok_or_else(|| AppError::Other(format!("{flag} was not bound")))?;
+        TcpListener::from_std(listener).map_err(|error| other("listening")(&error))
+    }
+}
+
+/// Prints a join token for a node.
+///
+/// # Errors
+/// Where the controller has not made its CA there yet, or the name cannot be a node's.
+pub fn join_token(data_dir: &Path, node: &str) -> Result<String, AppError> {
+    tokens::create(data_dir, node, SystemTime::now()).map_err(|error| AppError::Other(error.to_string()))
+}
+
+/// Runs the controller until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    let mut ports = Ports::bind(&config)?;
+    let stop = CancellationToken::new();
+    make_dir(&config.data_dir)?;
+    let pki = Pki::open(&config.data_dir, &[], SystemTime::now()).map_err(|e| other("the PKI")(&e))?;
+    let pki = Arc::new(pki);
+    let token = secret_file(&config.data_dir.join("admin.token"), new_token)?;
+    let cluster_id = secret_file(&config.data_dir.join("cluster-id"), || {
+        uuid::Uuid::new_v4().to_string()
+    })?;
+    let store = config.data_dir.join("store.redb");
+    let embedded = Embedded::open(&store, crd::all())
+        .await
+        .map_err(|e| other("the embedded API")(&e))?;
+    let client = embedded.client();
+    let epoch = leader::take(
+        &client,
+        &format!("standalone-{}", std::process::id()),
+        Timestamp::now(),
+    )
+    .await
+    .map_err(|e| other("the leader's Lease")(&e))?;
+    let house = House::build(&config, client, cluster_id, epoch, &stop).await?;
+    let health = Health::new();
+    let service = house.service(&embedded, &health, &stop);
+    let bearer = Bearer::new(&token).map_err(|e| other("the token")(&e))?;
+    let observe: crate::api::observe::Metrics = {
+        let metrics = house.metrics.clone();
+        Arc::new(move |done| metrics.requested(done))
+    };
+    let grpc = grpc_router(Arc::clone(&service), bearer.clone(), Arc::clone(&observe))
+        .map_err(|e| other("gRPC")(&e))?;
+    let enrolment = Enrolment::new(
+        config.data_dir.clone(),
+        Arc::clone(pki.authority()),
+        Arc::clone(&house.context.hub),
+    );
+    let streams = serve_streams(Arc::clone(&house.context.hub), Arc::clone(pki.authority()));
+    let loopback = listen::Mode::TlsOrLoopbackPlain;
+    let mut tasks = JoinSet::new();
+    let mut open = |flag: &str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
+        tasks.spawn(listen::serve(ports.take(flag)?, router, mode, stop.clone()));
+        Ok(())
+    };
+    open(
+        "--api-addr",
+        rest_router(service, bearer, observe),
+        loopback(pki.public()),
+    )?;
+    open("--grpc-addr", grpc, loopback(pki.public()))?;
+    open("--agent-addr", streams, listen::Mode::Tls(pki.agents()))?;
+    open(
+        "--enrol-addr",
+        serve_enrolment(enrolment),
+        listen::Mode::Tls(pki.enrolment()),
+    )?;
+    open(
+        "--kube-api-addr",
+        require_token(embedded.router(), &token),
+        listen::Mode::Tls(pki.public()),
+    )?;
+    open(
+        "--health-addr",
+        health_router(watched(&health, &embedded)),
+        listen::Mode::Plain,
+    )?;
+    open("--metrics-addr", house.metrics_router(), listen::Mode::Plain)?;
+    tasks.spawn(Arc::clone(&pki).keep_fresh(stop.clone()));
+    tasks.spawn(watch_store(health.clone(), embedded.clone(), stop.clone()));
+    tasks.spawn(house.run(stop.clone()));
+    tracing::info!(api = %config.api_addr, kube_api = %config.kube_api_addr, agents = %config.agent_addr, epoch, "controller runs");
+    wait_for_signal().await.map_err(|e| other("signals")(&e))?;
+    tracing::info!("controller stops");
+    house.context.hub.close();
+    stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(5), async {
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+    embedded.close().await;
+    Ok(())
+}
+
+/// The parts that belong together, built once.
+#[derive(Clone)]
+struct House {
+    context: Arc<Context>,
+    changes: broadcast::Sender<Change>,
+    metrics: Metrics,
+    scraped: Arc<std::sync::Mutex<Option<prometheus_client::registry::Registry>>>,
+}
+
+impl House {
+    async fn build(
+        config: &Config,
+        client: Client,
+        cluster_id: String,
+        epoch: u64,
+        stop: &CancellationToken,
+    ) -> Result<Self, AppError> {
+        let (changes, _) = broadcast::channel(CHANGES);
+        let stores = reconcile::watch(&client, &changes, stop)
+            .await
+            .map_err(|e| other("the first lists")(&e))?;
+        let mut scraped = telemetry::registry();
+        let metrics = Metrics::register(&mut scraped);
+        let admission = admission::Nodes::new(client.clone(), stores.nodes.clone(), config.auto_discover);
+        let settings = HubSettings {
+            cluster_id: cluster_id.clone(),
+            discover_interval: config.discover_interval,
+        };
+        let hub = AgentsHub::new(
+            Arc::new(Registry::new()),
+            settings,
+            Arc::new(admission),
+            AgentMetrics::register(&mut scraped),
+        );
+        hub.lead(epoch, remembered(&stores));
+        metrics.leads();
+        let observed = metrics.clone();
+        let context = Context::new(
+            client,
+            stores,
+            hub,
+            Arc::new(Backends::new(config.seaweedfs.clone())),
+            cluster_id,
+            Arc::new(Timestamp::now),
+            observed,
+        );
+        Ok(Self {
+            context: Arc::new(context),
+            changes,
+            metrics,
+            scraped: Arc::new(std::sync::Mutex::new(Some(scraped))),
+        })
+    }
+
+    fn service(&self, embedded: &Embedded, health: &Health, stop: &CancellationToken) -> Arc<Service> {
+        let context = &self.context;
+        let health = watched(health, embedded);
+        Arc::new(Service::new(Parts {
+            client: context.client.clone(),
+            dry_run: Arc::new(Planner::new(
+                context.stores.clone(),
+                Arc::clone(&context.registry),
+            )),
+            credentials: Arc::new(Rotation::new(
+                context.client.clone(),
+                context.stores.clone(),
+                Arc::clone(&context.backends),
+            )),
+            agents: Arc::new(Probes {
+                context: Arc::clone(context),
+            }),
+            clock: Arc::new(Timestamp::now),
+            health: Arc::new(move || {
+                let reasons = health.reasons();
+                ServiceHealth {
+                    ready: reasons.is_empty(),
+                    reasons,
+                }
+            }),
+            shutdown: stop.clone(),
+        }))
+    }
+
+    fn metrics_router(&self) -> Router {
+        let scraped = self
+            .scraped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
+        metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
+            metrics.count(&context.registry, &context.stores);
+        })
+    }
+
+    fn run(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let house = self.clone();
+        async move {
+            let news = tell_agents_news(
+                Arc::clone(&house.context.hub),
+                house.changes.clone(),
+                stop.clone(),
+            );
+            let gone = expel_unnamed(
+                Arc::clone(&house.context),
+                house.changes.subscribe(),
+                stop.clone(),
+            );
+            tokio::join!(
+                reconcile::run(Arc::clone(&house.context), &house.changes, &stop),
+                news,
+                gone
+            );
+        }
+    }
+}
+
+/// What the objects remember of the drives.
+fn remembered(stores: &Stores) -> Vec<KnownDrive> {
+    let mut known = std::collections::BTreeMap::new();
+    for member in stores.members.state() {
+        let (id, node) = (
+            DriveId::from(member.spec.drive_id.as_str()),
+            NodeName::from(member.spec.node_name.as_str()),
+        );
+        known.insert(id.clone(), KnownDrive::from_map(id, node, &member.spec.evidence));
+    }
+    for node in stores.nodes.state() {
+        let name = NodeName::from(node.spec.node_name.as_str());
+        for drive in node
+            .status
+            .iter()
+            .flat_map(|status| &status.drives)
+            .filter(|drive| !drive.evidence.is_empty())
+        {
+            let id = DriveId::from(drive.id.as_str());
+            known.insert(
+                id.clone(),
+                KnownDrive::from_map(id, name.clone(), &drive.evidence),
+            );
+        }
+    }
+    known.into_values().collect()
+}
+
+/// Passes what the agents tell on to the reconcilers.
+async fn tell_agents_news(hub: Arc<AgentsHub>, changes: broadcast::Sender<Change>, stop: CancellationToken) {
+    let mut news = hub.changes();
+    loop {
+        let heard = tokio::select! {
+            () = stop.cancelled() => return,
+            heard = news.recv() => heard,
+        };
+        let names = match heard {
+            Ok(name) => vec![name],
+            Err(broadcast::error::RecvError::Lagged(_)) => hub.registry().names(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        for name in names {
+            // Nobody listens while the reconcilers start; they look at everything then.
+            let _ = changes.send(Change::Agent(name.to_string()));
+        }
+    }
+}
+
+/// Ends the stream of a node whose StorageNode was deleted, or says `autoDiscover: false`.
+async fn expel_unnamed(
+    context: Arc<Context>,
+    mut changes: broadcast::Receiver<Change>,
+    stop: CancellationToken,
+) {
+    loop {
+        let heard = tokio::select! {
+            () = stop.cancelled() => return,
+            heard = changes.recv() => heard,
+        };
+        match heard {
+            Ok(Change::Node(name)) => {
+                let nodes = context.stores.nodes.state();
+                let node = NodeName::from(name.as_str());
+                if !nodes
+                    .iter()
+                    .any(|object| object.spec.node_name == name && object.spec.auto_discover)
+                {
+                    context
+                        .hub
+                        .expel(&node, "its StorageNode was deleted, or says autoDiscover: false");
+                    context.hub.forget_node(&node);
+                }
+            }
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Probing on demand.
+struct Probes {
+    context: Arc<Context>,
+}
+
+impl Probes {
+    async fn probe(&self, name: &str) -> Result<(), AgentAway> {
+        let node = NodeName::from(name);
+        let away = |reason: String| AgentAway { reason };
+        let result = self
+            .context
+            .hub
+            .ask(&node, Command::ProbeNow(ProbeNow {}), PROBED_WITHIN)
+            .await
+            .map_err(|error| away(error.to_string()))?;
+        if !result.ok {
+            return Err(away(format!(
+                "the agent of node {name} did not probe: {}",
+                result.message
+            )));
+        }
+        reconcile::publish_node(&self.context, name)
+            .await
+            .map_err(|error| away(error.to_string()))
+    }
+}
+
+impl Agents for Probes {
+    fn probe_now<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), AgentAway>> {
+        Box::pin(self.probe(node))
+    }
+}
+
+fn watched(health: &Health, embedded: &Embedded) -> Health {
+    judge_store(health, embedded);
+    health.clone()
+}
+
+fn judge_store(health: &Health, embedded: &Embedded) {
+    if embedded.is_writable() {
+        health.good("store");
+    } else {
+        health.bad(
+            "store",
+            "the last write to the store failed; is the disk of --data-dir full?",
+        );
+    }
+}
+
+/// Keeps readiness true to the store: a write that failed is tried again with a small one.
+async fn watch_store(health: Health, embedded: Embedded, stop: CancellationToken) {
+    let api = Api::<Namespace>::all(embedded.client());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+        if !embedded.is_writable() {
+            let mark = serde_json::json!({"metadata": {"annotations": {"storage.billyronks.io/written": Timestamp::now().to_string()}}});
+            let patch = kube::api::Patch::Merge(mark);
+            if let Err(error) = api
+                .patch("kube-system", &kube::api::PatchParams::default(), &patch)
+                .await
+            {
+                tracing::warn!(%error, "the store cannot be written");
+            }
+        }
+        judge_store(&health, &embedded);
+    }
+}
+
+async fn wait_for_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path) -> Result<(), AppError> {
+    let fail = |source| AppError::File {
+        what: "cannot make",
+        path: path.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(fail)
+}
+
+fn new_token() -> String {
+    format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    )
+}
+
+/// The trimmed text of a private file, which is made where it is missing.
+fn secret_file(path: &Path, make: impl Fn() -> String) -> Result<String, AppError> {
+    let fail = |what| {
+        move |source| AppError::File {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(fail("cannot read")(error)),
+    }
+    let text = make();
+    let next = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&next)
+        .map_err(fail("cannot write"))?;
+    io::Write::write_all(&mut file, format!("{text}\n").as_bytes()).map_err(fail("cannot write"))?;
+    file.sync_all().map_err(fail("cannot write"))?;
+    fs::rename(&next, path).map_err(fail("cannot write"))?;
+    Ok(text)
+}
