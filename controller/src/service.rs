@@ -12,6 +12,8 @@ pub mod error;
 mod fields;
 mod fleet;
 mod listing;
+mod lookup;
+mod names;
 pub mod request;
 mod storage;
 pub mod view;

@@ -14,7 +14,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{view::Storage, *};
 use crate::{crd, embedded::Embedded};
 
 pub(crate) struct Bed {
@@ -25,13 +25,15 @@ pub(crate) struct Bed {
     _folder: tempfile::TempDir,
 }
 
+pub(crate) type RotateFails = fn(String) -> RotateError;
+
 /// Placement, backend and agents as the test wants them.
 #[derive(Default)]
 pub(crate) struct Neighbours {
     pub(crate) refusals: Mutex<Vec<String>>,
     pub(crate) away: Mutex<Option<String>>,
     pub(crate) unready: Mutex<Vec<String>>,
-    pub(crate) rotate_fails: Mutex<Option<fn(String) -> RotateError>>,
+    pub(crate) rotate_fails: Mutex<Option<RotateFails>>,
 }
 
 impl DryRun for Neighbours {
@@ -191,8 +193,6 @@ impl Bed {
         self.embedded.close().await;
     }
 }
-
-use super::view::Storage;
 
 /// Waits for a condition, at most ten seconds.
 pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {

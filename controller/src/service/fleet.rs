@@ -9,7 +9,7 @@ use super::{
     capacity::{Capacity, totals},
     error::ServiceError,
     listing::{PageRequest, list, list_all},
-    request::is_subdomain,
+    names::is_subdomain,
     view::{Class, Node, Page, Pool, PoolMember},
 };
 use crate::crd::{self, StorageNode, UnifiedPool};

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     error::{ErrorKind, FieldError, ServiceError},
     fields::Fields,
+    names::{is_dns_label, is_ec_policy, is_label_key, is_label_value, is_ours, is_subdomain},
     view::Redundancy,
 };
 use crate::crd::{
@@ -518,57 +519,6 @@ impl Check {
             }
         }
     }
-}
-
-/// One to 63 of a-z, 0-9 and dash, no dash at the ends.
-#[must_use]
-pub fn is_dns_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// Names of objects: parts of a-z, 0-9 and dash between dots, 253 in all.
-#[must_use]
-pub fn is_subdomain(text: &str) -> bool {
-    let part = |part: &str| {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
-    };
-    (1..=253).contains(&text.len()) && text.split('.').all(part)
-}
-
-fn is_label_name(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-    text.len() <= 63 && text.bytes().all(inner) && edge(text.bytes().next()) && edge(text.bytes().last())
-}
-
-fn is_label_key(key: &str) -> bool {
-    match key.split_once('/') {
-        Some((domain, name)) => is_subdomain(domain) && is_label_name(name),
-        None => is_label_name(key),
-    }
-}
-
-fn is_label_value(value: &str) -> bool {
-    value.is_empty() || is_label_name(value)
-}
-
-fn is_ours(key: &str) -> bool {
-    key.split_once('/').is_some_and(|(domain, _)| {
-        domain == GROUP || domain.strip_suffix(GROUP).is_some_and(|d| d.ends_with('.'))
-    })
-}
-
-fn is_ec_policy(text: &str) -> bool {
-    let number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) && !n.starts_with('0');
-    text.len() <= 7
-        && text
-            .split_once('+')
-            .is_some_and(|(data, parity)| number(data) && number(parity))
 }
 
 #[cfg(test)]

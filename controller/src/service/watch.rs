@@ -20,7 +20,7 @@ use super::{
     Service,
     error::{ErrorKind, ServiceError},
     listing::list_with_version,
-    request::is_dns_label,
+    names::is_dns_label,
     view::{Node, Storage},
 };
 use crate::crd::{StorageNode, UnifiedStorageClaim};

@@ -11,10 +11,12 @@ use crate::service::bed::Bed;
 
 const TOKEN: &str = "t0ken";
 
+type Seen = (String, &'static str, u16);
+
 struct Rest {
     bed: Bed,
     router: Router,
-    seen: Arc<Mutex<Vec<(String, &'static str, u16)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 struct Answered {

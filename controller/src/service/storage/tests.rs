@@ -5,6 +5,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use super::*;
+use crate::crd::{LABEL_ID, class::ReclaimPolicy};
 use crate::service::{
     CreateDraft,
     bed::{Bed, until},
