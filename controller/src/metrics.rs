@@ -111,7 +111,12 @@ impl Metrics {
         );
         registry.register("api_requests", "Requests to REST and gRPC", m.requests.clone());
         let duration = m.request_seconds.clone();
-        registry.register_with_unit("api_request_duration", "Time to the head of an answer", Unit::Seconds, duration);
+        registry.register_with_unit(
+            "api_request_duration",
+            "Time to the head of an answer",
+            Unit::Seconds,
+            duration,
+        );
         registry.register("leader", "1 while this process leads", m.leader.clone());
         metrics
     }
@@ -168,8 +173,13 @@ impl Metrics {
             ("status", done.status.to_string()),
         ];
         self.requests.get_or_create(&labels(pairs)).inc();
-        let pairs = [("api", done.protocol.to_owned()), ("route", done.route.to_owned())];
-        self.request_seconds.get_or_create(&labels(pairs)).observe(done.elapsed.as_secs_f64());
+        let pairs = [
+            ("api", done.protocol.to_owned()),
+            ("route", done.route.to_owned()),
+        ];
+        self.request_seconds
+            .get_or_create(&labels(pairs))
+            .observe(done.elapsed.as_secs_f64());
     }
 
     /// Counts objects, before a scrape is answered.

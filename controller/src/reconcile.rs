@@ -56,8 +56,8 @@ pub use self::{
 };
 use crate::{
     agents::AgentsHub,
-    metrics::Metrics,
     crd::{PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume},
+    metrics::Metrics,
 };
 
 /// What went wrong in a reconcile. Everything here is tried again, later each time.

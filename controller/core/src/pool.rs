@@ -51,7 +51,7 @@ pub struct DriveSelector {
 /// How much a pool wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolCapacity {
-    /// Raw bytes to reach; 0 for just the minimum number of drives.
+    /// Raw bytes to reach; 0 for as many drives as `max_drives` says, or just the minimum where it says none.
     pub target_bytes: u64,
     /// Fewest drives; below it nothing is claimed. 0 is read as 1.
     pub min_drives: u32,
@@ -257,9 +257,12 @@ fn wants_more(spec: &PoolSpec, standing: &Standing<'_>, before: u32) -> bool {
     };
     // The drive that an expansion adds counts with its bytes, so the pool asks for one at a time.
     let full = capacity.auto_expand && before > 0 && percent(standing.used, standing.bytes) >= threshold;
+    // Without a target, and without growing by need, a limit is what the pool is to have.
+    let to_limit = capacity.target_bytes == 0 && !capacity.auto_expand && capacity.max_drives > 0;
     standing.drives < min_drives(spec)
         || standing.nodes() < spec.topology.min_nodes
         || standing.bytes < capacity.target_bytes
+        || to_limit
         || full
 }
 

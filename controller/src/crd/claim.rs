@@ -1,5 +1,10 @@
 //! `UnifiedStorageClaim`: a request for storage. Namespaced, and without a finalizer: a namespace can always go.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

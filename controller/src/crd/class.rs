@@ -1,5 +1,10 @@
 //! `UnifiedStorageClass`: what users may ask for.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};

@@ -1,6 +1,11 @@
 //! `PoolMember`: one drive's claim by one pool. Its name is made from the drive's id, so the API server itself
 //! refuses a second claim.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};

@@ -1,5 +1,10 @@
 //! `StorageNode`: what a node has. Its status is also the operator's memory of every drive's identity.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};

@@ -1,5 +1,10 @@
 //! `UnifiedPool`: which drives serve which backend.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
@@ -79,7 +84,8 @@ pub struct DriveSelector {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!has(self.maxDrives) || self.maxDrives == 0 || !has(self.minDrives) || self.minDrives <= self.maxDrives", "minDrives is above maxDrives"))]
 pub struct PoolCapacity {
-    /// Drives are taken until the pool has so many bytes; 0 for no target.
+    /// Drives are taken until the pool has so many bytes. 0 for no target: then maxDrives of them, or minDrives where
+    /// there is no limit or autoExpand is on.
     #[serde(default)]
     pub target_bytes: u64,
     /// Fewer drives than this make no pool: none is taken until so many can be.

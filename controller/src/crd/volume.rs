@@ -1,6 +1,11 @@
 //! `UnifiedVolume`: the bytes. It keeps the durable intent (placement), the backend's handle and the finalizer, and
 //! stays in the ledger until the bytes are gone.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has its own type_ and name"
+)]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
