@@ -79,9 +79,19 @@ async fn every_acknowledged_claim_becomes_ready_once_whatever_dies() -> Result<(
     let ids = asking.await??;
     let asked: BTreeSet<_> = ids.iter().cloned().collect();
     ensure!(asked.len() == CLAIMS, "every claim has an id of its own");
-    for id in &asked {
-        cluster.phase(id, "Ready", Duration::from_secs(120)).await?;
-    }
+    let rest = cluster.rest()?;
+    eventually(
+        Duration::from_secs(120),
+        "every acknowledged claim is Ready",
+        || async {
+            for id in &asked {
+                let claim = rest.get(&format!("/v1/storage/{id}")).await?;
+                ensure!(text(&claim, "/phase")? == "Ready", "{claim}");
+            }
+            Ok(Some(()))
+        },
+    )
+    .await?;
     let mut expected = asked.clone();
     expected.insert(demo);
     let found: BTreeSet<_> = cluster
@@ -98,7 +108,6 @@ async fn every_acknowledged_claim_becomes_ready_once_whatever_dies() -> Result<(
         "one volume for each claim"
     );
 
-    let rest = cluster.rest()?;
     for id in &ids {
         rest.delete(&format!("/v1/storage/{id}")).await?;
     }

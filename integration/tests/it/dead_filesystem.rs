@@ -90,6 +90,8 @@ async fn a_dead_file_system_is_told_by_member_pool_and_claim_and_heals() -> Resu
         before.push(cluster.object(path).await?);
     }
 
+    // What was not on the drive yet dies with it, here as in life.
+    run(Command::new("sync").arg("-f").arg(&mounted.point))?;
     run(Command::new("xfs_io")
         .args(["-x", "-c", "shutdown -f"])
         .arg(&mounted.point))?;

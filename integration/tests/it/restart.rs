@@ -37,6 +37,11 @@ async fn members_outlive_the_agent_and_come_back_by_their_mark_after_a_reboot() 
     );
     ensure!(cluster.filer()?.put(&file, noise(5, 4 << 20)).await?.is_success());
     let (before, mut pids) = (members(&cluster).await?, cluster.member_pids()?);
+    let phase = async |cluster: &Cluster| -> Result<String> {
+        let node = cluster.rest()?.get(&format!("/v1/nodes/{NODE}")).await?;
+        Ok(text(&node, "/phase")?.to_owned())
+    };
+    let was = phase(&cluster).await?;
     ensure!(before.len() == 3 && pids.len() == 3, "{before:?} {pids:?}");
 
     cluster.kill9("agent").await?;
@@ -74,8 +79,7 @@ async fn members_outlive_the_agent_and_come_back_by_their_mark_after_a_reboot() 
     .await?;
     cluster.phase(&id, "Ready", Duration::from_secs(10)).await?;
     ensure!(members(&cluster).await? == before, "the same members");
-    let node = cluster.rest()?.get(&format!("/v1/nodes/{NODE}")).await?;
-    ensure!(text(&node, "/phase")? == "Ready", "{node}");
+    ensure!(phase(&cluster).await? == was, "the node is {was} again");
     Ok(())
 }
 
