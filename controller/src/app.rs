@@ -41,6 +41,8 @@ use crate::{
 };
 
 const CHANGES: usize = 4096;
+/// A claim is judged within milliseconds; a busy machine may take longer, and the answer does not wait for that.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 const PROBED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why the controller does not run.
@@ -275,6 +277,7 @@ impl House {
                 context: Arc::clone(context),
             }),
             clock: Arc::new(Timestamp::now),
+            first_look: FIRST_LOOK,
             health: Arc::new(move || {
                 let reasons = health.reasons();
                 ServiceHealth {

@@ -139,6 +139,8 @@ pub struct Parts {
     pub agents: Arc<dyn Agents>,
     /// The time, for the ids that are minted.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// How long the answer to a request waits for the first verdict on it, so that a Pending one says why.
+    pub first_look: Duration,
     /// Readiness.
     pub health: Arc<dyn Fn() -> Health + Send + Sync>,
     /// Cancelled when the process goes down: waits and watches end.

@@ -77,7 +77,7 @@ pub(super) async fn reconcile(
         &claim.namespace().unwrap_or_default(),
     );
     publish(&api, claim.as_ref(), claim.status.as_ref(), &status).await?;
-    if old.phase != status.phase {
+    if old.phase != status.phase && status.phase != ClaimPhase::Provisioning {
         let ready = crate::crd::condition::get(&status.conditions, "Ready");
         let (reason, note) = ready.map_or(("Changed", String::new()), |c| {
             (c.reason.as_str(), c.message.clone())

@@ -108,6 +108,7 @@ impl Bed {
                     reasons,
                 }
             }),
+            first_look: std::time::Duration::ZERO,
             shutdown: CancellationToken::new(),
         });
         Self {

@@ -57,9 +57,11 @@ impl Service {
         wait: Option<Duration>,
     ) -> Result<Created, ServiceError> {
         let (mut claim, new) = self.ensure_claim(request).await?;
-        if let Some(wait) = wait {
-            claim = self.wait_settled(claim, wait).await;
-        }
+        claim = match wait {
+            Some(wait) => self.wait_until(claim, wait, is_settled).await,
+            // Long enough for the first verdict: an answer that says Pending also says why.
+            None => self.wait_until(claim, self.parts.first_look, is_judged).await,
+        };
         let class = self.class_of(&claim).await?;
         Ok(Created {
             storage: Storage::of_claim(&claim, class.as_ref(), None),
@@ -304,11 +306,16 @@ impl Service {
     }
 
     /// Waits until the claim is Ready, Failed or Lost, or the time is up; answers it as it was last seen.
-    async fn wait_settled(&self, claim: UnifiedStorageClaim, limit: Duration) -> UnifiedStorageClaim {
+    async fn wait_until(
+        &self,
+        claim: UnifiedStorageClaim,
+        limit: Duration,
+        enough: fn(&UnifiedStorageClaim) -> bool,
+    ) -> UnifiedStorageClaim {
         let mut latest = claim;
         let wait = async {
-            while !is_settled(&latest) {
-                if self.follow(&mut latest).await.is_err() {
+            while !enough(&latest) {
+                if self.follow(&mut latest, enough).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                     let api = self.claims(latest.namespace().as_deref());
                     match api.get_opt(&latest.name_any()).await {
@@ -326,8 +333,12 @@ impl Service {
         latest
     }
 
-    /// Follows one claim until it is settled or the stream ends.
-    async fn follow(&self, latest: &mut UnifiedStorageClaim) -> Result<(), kube::Error> {
+    /// Follows one claim until that is enough or the stream ends.
+    async fn follow(
+        &self,
+        latest: &mut UnifiedStorageClaim,
+        enough: fn(&UnifiedStorageClaim) -> bool,
+    ) -> Result<(), kube::Error> {
         let api = self.claims(latest.namespace().as_deref());
         let params = WatchParams::default()
             .fields(&format!("metadata.name={}", latest.name_any()))
@@ -338,7 +349,7 @@ impl Service {
             match event {
                 WatchEvent::Added(claim) | WatchEvent::Modified(claim) if claim.uid() == latest.uid() => {
                     *latest = claim;
-                    if is_settled(latest) {
+                    if enough(latest) {
                         return Ok(());
                     }
                 }
@@ -348,6 +359,10 @@ impl Service {
         }
         Ok(())
     }
+}
+
+fn is_judged(claim: &UnifiedStorageClaim) -> bool {
+    claim.status.is_some()
 }
 
 fn is_settled(claim: &UnifiedStorageClaim) -> bool {
