@@ -402,6 +402,35 @@ fn a_failed_member_reaches_the_claim_with_its_reason() {
 }
 
 #[test]
+fn a_lost_drive_is_the_reason_for_what_its_backend_says() {
+    let members = [view("d1", MemberPhase::Failed, "FileSystemDead")];
+    let (lost, healthy) = (pool_of(&members), pool_of(&[view("d1", MemberPhase::Online, "")]));
+    let reason = |pool: &Decision<PoolPhase>, transient| {
+        let trouble = BackendTrouble {
+            reason: "BackendFull".into(),
+            message: "no writable volumes".into(),
+            transient,
+        };
+        let found = volume::decide(&VolumeObservation {
+            provisioned: true,
+            capacity_bytes: 10,
+            wanted_bytes: 10,
+            trouble: Some(&trouble),
+            pool: Some(pool),
+            pool_name: "demo",
+            claim_gone: false,
+            retain: false,
+        });
+        let message = &found.condition("Ready").unwrap().message;
+        assert!(message.ends_with("no writable volumes"), "{message}");
+        ready(&found).1.to_owned()
+    };
+    assert_eq!(reason(&lost, true), "MemberFailed");
+    assert_eq!(reason(&lost, false), "BackendFull");
+    assert_eq!(reason(&healthy, true), "BackendFull");
+}
+
+#[test]
 fn a_volumes_phase_follows_its_backend() {
     let pool = pool_of(&[view("d0", MemberPhase::Online, "")]);
     let trouble = |transient| BackendTrouble {

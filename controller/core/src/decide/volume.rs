@@ -85,12 +85,25 @@ fn phase(seen: &VolumeObservation<'_>) -> VolumePhase {
 }
 
 fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
+    // A pool that lost a member may have lost this volume's bytes: that is said, not hidden.
+    let ailing = seen
+        .pool
+        .and_then(|pool| pool.condition("Ready"))
+        .filter(|ready| ready.status != Status::True);
     if let Some(trouble) = seen.trouble {
-        return Condition::no(
-            "Ready",
-            Condition::reason_or(&trouble.reason, "BackendFailed"),
-            &trouble.message,
-        );
+        // What a backend says of a lost drive is a consequence: the drive is the reason.
+        return match ailing.filter(|_| trouble.transient) {
+            Some(ready) => Condition::no(
+                "Ready",
+                &ready.reason,
+                format!("pool {}: {}; {}", seen.pool_name, ready.message, trouble.message),
+            ),
+            None => Condition::no(
+                "Ready",
+                Condition::reason_or(&trouble.reason, "BackendFailed"),
+                &trouble.message,
+            ),
+        };
     }
     match phase {
         VolumePhase::Released => {
@@ -100,20 +113,19 @@ fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
         VolumePhase::Ready | VolumePhase::Expanding => {}
         _ => return Condition::no("Ready", "Provisioning", "the backend is being made to hold it"),
     }
-    let Some(pool) = seen.pool else {
+    if seen.pool.is_none() {
         return Condition::no(
             "Ready",
             "PoolGone",
             format!("its pool {} does not exist", seen.pool_name),
         );
-    };
-    // A pool that lost a member may have lost this volume's bytes: that is said, not hidden.
-    match pool.condition("Ready") {
-        Some(ready) if ready.status != Status::True => Condition::no(
+    }
+    match ailing {
+        Some(ready) => Condition::no(
             "Ready",
             &ready.reason,
             format!("pool {}: {}", seen.pool_name, ready.message),
         ),
-        _ => Condition::yes("Ready", "Provisioned", "its data can be reached"),
+        None => Condition::yes("Ready", "Provisioned", "its data can be reached"),
     }
 }
