@@ -151,6 +151,20 @@ impl Allocator {
         self.count(pool).await
     }
 
+    /// Volumes on a pool by a live read, none of them half-way: what is not counted now cannot come any more once the
+    /// pool is being deleted.
+    ///
+    /// # Errors
+    /// Where the API cannot be reached.
+    pub async fn volumes_on(&self, pool: &str) -> Result<usize, Error> {
+        let _turn = self.turn.lock().await;
+        let volumes = self.volumes.list(&ListParams::default()).await?;
+        Ok(volumes
+            .iter()
+            .filter(|volume| volume.spec.placement.pool == pool)
+            .count())
+    }
+
     async fn count(&self, pool: &str) -> Result<(), Error> {
         for _ in 0..CONFLICTS_BORNE {
             // The pool is read first: a promise that is written after this read makes the update fail.
@@ -167,6 +181,7 @@ impl Allocator {
                 });
             match self.write(object, recount(costs, [])).await {
                 Err(Error::Conflict) => {}
+                Err(Error::Kube(error)) if is_not_found(&error) => return Ok(()),
                 result => return result,
             }
         }
@@ -180,6 +195,10 @@ impl Allocator {
     ) -> Result<Result<(), Shortage>, Error> {
         for _ in 0..CONFLICTS_BORNE {
             let object = self.pools.get(pool).await?;
+            // The choice was made over an older picture: a pool that goes must not get another volume.
+            if object.metadata.deletion_timestamp.is_some() {
+                return Err(Error::Backend(format!("pool {pool} is being deleted")));
+            }
             let status = object.status.clone().unwrap_or_default();
             let promised = match decide(status.total_capacity_bytes, status.promised_bytes) {
                 Ok(promised) => promised,
@@ -201,14 +220,10 @@ impl Allocator {
             return Ok(());
         }
         pool.status = Some(status);
-        match self
-            .pools
+        self.pools
             .replace_status(&name, &PostParams::default(), &pool)
-            .await
-        {
-            Err(error) if is_not_found(&error) => Ok(()),
-            result => result.map(|_| ()).map_err(Error::from),
-        }
+            .await?;
+        Ok(())
     }
 
     /// Counts every pool at the start and every five minutes; an equal count writes nothing.
@@ -229,5 +244,146 @@ impl Allocator {
                 () = tokio::time::sleep(RECOUNT_EVERY) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use kube::api::{DeleteParams, Patch, PatchParams};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{crd, embedded::Embedded};
+
+    struct Bed {
+        allocator: Arc<Allocator>,
+        embedded: Embedded,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bed {
+        async fn new(capacity: u64) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let embedded = Embedded::open(&folder.path().join("store.redb"), crd::all())
+                .await
+                .unwrap();
+            let allocator = Arc::new(Allocator::new(embedded.client()));
+            let pool: UnifiedPool = serde_json::from_value(json!({
+                "apiVersion": "storage.billyronks.io/v1", "kind": "UnifiedPool",
+                "metadata": {"name": "p", "finalizers": [crd::FINALIZER]},
+                "spec": {"poolType": "file", "backend": {"type": "seaweedfs"}},
+            }))
+            .unwrap();
+            allocator
+                .pools
+                .create(&PostParams::default(), &pool)
+                .await
+                .unwrap();
+            let status = json!({"status": {"phase": "Ready", "totalCapacityBytes": capacity}});
+            allocator
+                .pools
+                .patch_status("p", &PatchParams::default(), &Patch::Merge(&status))
+                .await
+                .unwrap();
+            Self {
+                allocator,
+                embedded,
+                _folder: folder,
+            }
+        }
+
+        async fn promised(&self) -> u64 {
+            let pool = self.allocator.pools.get("p").await.unwrap();
+            pool.status.unwrap_or_default().promised_bytes
+        }
+
+        async fn held(&self) -> u64 {
+            let volumes = self.allocator.volumes.list(&ListParams::default()).await.unwrap();
+            volumes.iter().map(|v| v.spec.placement.promised_bytes).sum()
+        }
+    }
+
+    fn volume(name: &str, bytes: u64) -> UnifiedVolume {
+        serde_json::from_value(json!({
+            "apiVersion": "storage.billyronks.io/v1", "kind": "UnifiedVolume", "metadata": {"name": name},
+            "spec": {
+                "storageType": "file", "reclaimPolicy": "Delete", "capacityBytes": 1,
+                "claimRef": {"namespace": "default", "name": name, "uid": name},
+                "placement": {"backend": "seaweedfs", "pool": "p", "copies": 1, "promisedBytes": bytes,
+                              "reasons": ["a test"]},
+            },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_hundred_at_once_get_no_more_than_there_is() {
+        let bed = Bed::new(300).await;
+        // A second allocator is a second leader: only the resourceVersion stands between them.
+        let other = Arc::new(Allocator::new(bed.embedded.client()));
+        let asked = (0..200).map(|n| {
+            let allocator = if n % 2 == 0 { &bed.allocator } else { &other };
+            let allocator = Arc::clone(allocator);
+            async move { allocator.create(&volume(&format!("uv-{n}"), 10)).await.unwrap() }
+        });
+        let granted = join_all(asked).await;
+        let written = granted
+            .iter()
+            .filter(|granted| matches!(granted, Granted::Written { existed: false, .. }))
+            .count();
+        assert_eq!(written, 30);
+        assert_eq!((bed.promised().await, bed.held().await), (300, 300));
+        bed.allocator.recount("p").await.unwrap();
+        assert_eq!(bed.promised().await, 300);
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_reserve_and_create_is_healed_by_the_recount() {
+        let bed = Bed::new(100).await;
+        bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
+        let reserved = bed
+            .allocator
+            .change("p", |capacity, promised| {
+                reserve(capacity, promised, Cost { bytes: 60, slots: 0 })
+            })
+            .await
+            .unwrap();
+        assert!(reserved.is_ok());
+        assert!(matches!(
+            bed.allocator.create(&volume("uv-b", 10)).await.unwrap(),
+            Granted::Short(_)
+        ));
+        bed.allocator.recount("p").await.unwrap();
+        assert_eq!(bed.promised().await, 40);
+        assert!(matches!(
+            bed.allocator.create(&volume("uv-b", 60)).await.unwrap(),
+            Granted::Written { existed: false, .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_same_volume_again_costs_nothing() {
+        let bed = Bed::new(100).await;
+        for existed in [false, true, true] {
+            let granted = bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
+            assert!(matches!(granted, Granted::Written { existed: was, .. } if was == existed));
+            assert_eq!(bed.promised().await, 40);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_being_deleted_promises_nothing_more() {
+        let bed = Bed::new(100).await;
+        bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
+        bed.allocator
+            .pools
+            .delete("p", &DeleteParams::default())
+            .await
+            .unwrap();
+        assert!(bed.allocator.create(&volume("uv-b", 10)).await.is_err());
+        assert!(bed.allocator.grow("uv-a", 2, 50).await.is_err());
+        assert_eq!((bed.promised().await, bed.held().await), (40, 40));
+        assert_eq!(bed.allocator.volumes_on("p").await.unwrap(), 1);
     }
 }

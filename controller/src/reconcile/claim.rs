@@ -32,7 +32,8 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
     match change {
         None => every(&stores.claims),
         Some(Change::Volume { namespace, claim, .. }) => vec![ObjectRef::new(claim).within(namespace)],
-        Some(Change::Pool(_) | Change::Class(_) | Change::Agent(_)) => {
+        // Tiers and fault domains come from the StorageNodes.
+        Some(Change::Pool(_) | Change::Class(_) | Change::Agent(_) | Change::Node(_)) => {
             let waits = |claim: &UnifiedStorageClaim| {
                 claim.status.as_ref().is_none_or(|status| {
                     matches!(status.phase, ClaimPhase::Pending | ClaimPhase::Placing)

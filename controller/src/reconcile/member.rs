@@ -43,7 +43,7 @@ pub(super) async fn reconcile(member: Arc<PoolMember>, context: Arc<Context>) ->
     let releasing = member.metadata.deletion_timestamp.is_some();
     let place = locate(&member, &context);
     if releasing && (abandoned(&member) || was_released(&member, &place)) {
-        context.forget_member(&member.name_any());
+        context.forget_member(&member.spec.member_id);
         return finalizer::remove(&api, member.as_ref())
             .await
             .map(|()| Action::await_change());
@@ -139,13 +139,27 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action
             MemberState::Online | MemberState::Failed | MemberState::Preparing
         )
     });
-    if serves && context.was_told(&name, &place.node, session) {
+    if serves && context.was_told(&member.spec.member_id, &place.node, session) {
         return Action::await_change();
     }
-    let command = match ensure_command(member, place, context) {
+    // Whether the drive may be written to is never judged by an older picture.
+    let api = Api::<PoolMember>::all(context.client.clone());
+    let live = match api.get_opt(&name).await {
+        Ok(live) => {
+            live.filter(|live| live.uid() == member.uid() && live.metadata.deletion_timestamp.is_none())
+        }
+        Err(error) => {
+            tracing::warn!(%error, member = %name, "member not read before its order");
+            return Action::requeue(TRY_AGAIN);
+        }
+    };
+    let Some(live) = live else {
+        return Action::await_change();
+    };
+    let command = match ensure_command(&live, place, context) {
         Ok(command) => command,
         Err(refusal) => {
-            context.refused(&name, refusal);
+            context.refused(&member.spec.member_id, refusal);
             return Action::requeue(TRY_AGAIN);
         }
     };
@@ -155,14 +169,14 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action
         .await
     {
         Ok(result) if result.ok => {
-            context.told(&name, &place.node, session);
+            context.told(&member.spec.member_id, &place.node, session);
             Action::requeue(TRY_AGAIN)
         }
         Ok(result) => {
             tracing::warn!(member = %name, node = %place.node, reason = %result.reason, message = %result.message, "member refused");
             let again = if result.retryable { TRY_AGAIN } else { TRY_SELDOM };
             context.refused(
-                &name,
+                &member.spec.member_id,
                 Refusal {
                     reason: result.reason,
                     message: result.message,
@@ -172,7 +186,7 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action
         }
         Err(error) => {
             context.refused(
-                &name,
+                &member.spec.member_id,
                 Refusal {
                     reason: "AgentAway".to_owned(),
                     message: error.to_string(),
@@ -234,9 +248,9 @@ async fn release(member: &PoolMember, place: &Place, context: &Context) -> Actio
         member_id: member.spec.member_id.clone(),
     });
     match context.hub.ask(&place.node, command, ANSWER_WITHIN).await {
-        Ok(result) if result.ok => context.released(&name),
+        Ok(result) if result.ok => context.released(&member.spec.member_id),
         Ok(result) => context.refused(
-            &name,
+            &member.spec.member_id,
             Refusal {
                 reason: result.reason,
                 message: result.message,
@@ -247,7 +261,7 @@ async fn release(member: &PoolMember, place: &Place, context: &Context) -> Actio
                 "{error}; if the node is gone for ever, annotate this member with {ANNOTATION_ABANDON}={name}"
             );
             context.refused(
-                &name,
+                &member.spec.member_id,
                 Refusal {
                     reason: "AgentAway".to_owned(),
                     message,
@@ -261,20 +275,27 @@ async fn release(member: &PoolMember, place: &Place, context: &Context) -> Actio
 async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Context) -> Result<(), Error> {
     // The agent may have spoken while it was asked.
     let place = locate(member, context);
-    let old = member.status.clone().unwrap_or_default();
     let name = member.name_any();
-    let refusal = context.refusal(&name);
+    // The status goes on from the one as it is now: what was once seen prepared stays so.
+    let Some(live) = api.get_opt(&name).await? else {
+        return Ok(());
+    };
+    if live.uid() != member.uid() {
+        return Ok(());
+    }
+    let old = live.status.clone().unwrap_or_default();
+    let refusal = context.refusal(&member.spec.member_id);
     let mut decision = decide(&MemberObservation {
         before: convert::word(old.phase).unwrap_or(MemberPhase::Pending),
         report: place.report.as_ref(),
         session: place.record.as_ref().map(|record| &record.session),
-        releasing: member.metadata.deletion_timestamp.is_some(),
+        releasing: live.metadata.deletion_timestamp.is_some(),
         refusal: refusal
             .as_ref()
             .map(|refusal| (refusal.reason.as_str(), refusal.message.as_str())),
         now_ms: convert::millis(context.now()),
     });
-    if context.is_released(&name) {
+    if context.is_released(&member.spec.member_id) {
         decision.phase = MemberPhase::Released;
     }
     let young = place.record.is_none() && context.is_young(Duration::from_secs(15));
@@ -311,10 +332,6 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
             member.metadata.generation,
             context.now(),
         ),
-    };
-    // The object may have got its finalizer, or gone, since it was read.
-    let Some(live) = api.get_opt(&name).await? else {
-        return Ok(());
     };
     publish(api, &live, live.status.as_ref(), &status).await?;
     if old.phase != status.phase {

@@ -3,11 +3,11 @@
 //! A drive is claimed by the creation of an object whose name is the drive's: whoever comes second is refused by the
 //! API server. Deleting a pool waits for its volumes and then releases its members; data stays.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use smart_storage_core::{
@@ -88,7 +88,7 @@ pub(super) async fn reconcile(pool: Arc<UnifiedPool>, context: Arc<Context>) -> 
     finalizer::add(&pools, pool.as_ref()).await?;
     let mut seen = observe(&pool, &members, &context).await;
     if seen.error.is_none() && seen.slot_bytes > 0 {
-        claim(&pool, &mut seen, &context).await?;
+        claim(&pool, &members, &mut seen, &context).await?;
     }
     finish(&pools, &name, &members, &seen, &context).await
 }
@@ -207,9 +207,23 @@ pub(super) fn find_drive(id: &DriveId, context: &Context) -> Option<(NodeName, A
 }
 
 /// Claims the planned drives, one object each.
-async fn claim(pool: &UnifiedPool, seen: &mut Seen, context: &Context) -> Result<(), Error> {
+async fn claim(
+    pool: &UnifiedPool,
+    members: &[Arc<PoolMember>],
+    seen: &mut Seen,
+    context: &Context,
+) -> Result<(), Error> {
     let api = Api::<PoolMember>::all(context.client.clone());
     let name = pool.name_any();
+    if seen.plan.claim.is_empty() {
+        return Ok(());
+    }
+    // A plan over an older picture could take more drives than the pool may have, or take them for a pool that goes.
+    let known: BTreeSet<String> = members.iter().map(|member| member.name_any()).collect();
+    let live = Api::<UnifiedPool>::all(context.client.clone()).get(&name).await?;
+    if live.metadata.deletion_timestamp.is_some() || live_members(&name, &api).await? != known {
+        return Err(Error::Conflict);
+    }
     for id in std::mem::take(&mut seen.plan.claim) {
         let Some((node, drive)) = find_drive(&id, context) else {
             continue;
@@ -252,7 +266,8 @@ async fn claim(pool: &UnifiedPool, seen: &mut Seen, context: &Context) -> Result
 /// Lets the members go once no volume is on the pool; true when none is left.
 async fn release(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Result<bool, Error> {
     let name = pool.name_any();
-    if volumes(&name, context) > 0 {
+    // The stores may lag; what lets drives go is asked live.
+    if volumes(&name, context) > 0 || context.allocator.volumes_on(&name).await? > 0 {
         return Ok(false);
     }
     if pool.spec.on_delete == OnDelete::DestroyData {
@@ -268,7 +283,13 @@ async fn release(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
             _ => {}
         }
     }
-    Ok(members.is_empty())
+    Ok(members.is_empty() && live_members(&name, &api).await?.is_empty())
+}
+
+async fn live_members(pool: &str, api: &Api<PoolMember>) -> Result<BTreeSet<String>, Error> {
+    let all = api.list(&ListParams::default()).await?;
+    let mine = all.iter().filter(|member| member.spec.pool == pool);
+    Ok(mine.map(|member| member.name_any()).collect())
 }
 
 fn volumes(pool: &str, context: &Context) -> u64 {

@@ -37,6 +37,11 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
     match change {
         None => every(&stores.volumes),
         Some(Change::Claim { uid, volume }) => {
+            // Only that it goes concerns a volume: its growth is written into the volume itself.
+            let lives = |claim: &Arc<UnifiedStorageClaim>| claim.uid().as_deref() == Some(uid.as_str());
+            if stores.claims.state().iter().any(lives) {
+                return Vec::new();
+            }
             let minted = format!("uv-{uid}");
             vec![ObjectRef::new(volume.as_deref().unwrap_or(&minted))]
         }
@@ -183,6 +188,8 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
         seconds(started, context),
     );
     match result {
+        // Rotated meanwhile: the Secret is written first, so the keys that it holds now are the last ones.
+        Ok(_) if credentials::ensure(&context.client, volume).await? != keys => Err(Error::Conflict),
         Ok(handle) => Ok(Made {
             handle: Some(handle),
             access: Some(backend.access(&name)),
@@ -245,6 +252,15 @@ async fn remove(
     }
     let name = volume.name_any();
     if volume.spec.reclaim_policy == ReclaimPolicy::Delete {
+        if !claim_is_gone(volume, context).await? {
+            let owner = &volume.spec.claim_ref;
+            let words = format!(
+                "it is to be deleted, and claim {}/{} still uses it: its data goes once the claim is gone",
+                owner.namespace, owner.name
+            );
+            publish_volume(api, volume, false, &Made::unable("ClaimLives", words), context).await?;
+            return Ok(Action::requeue(ASSERT_AGAIN));
+        }
         let trouble = match pool_of(volume, context).map(|pool| context.backends.of_pool(&pool)) {
             Some(Ok(adapter)) => backends::backend(adapter)
                 .delete_volume(&name, &context.cluster_id)
@@ -291,7 +307,13 @@ async fn publish_volume(
     made: &Made,
     context: &Context,
 ) -> Result<(), Error> {
-    let old = volume.status.clone().unwrap_or_default();
+    let Some(live) = api.get_opt(&volume.name_any()).await? else {
+        return Ok(());
+    };
+    if live.uid() != volume.uid() {
+        return Ok(());
+    }
+    let old = live.status.clone().unwrap_or_default();
     let pool = pool_of(volume, context).map(|pool| convert::pool_decision(&pool));
     let was_ready = old.handle.is_some();
     let capacity = made
@@ -337,9 +359,6 @@ async fn publish_volume(
             volume.metadata.generation,
             context.now(),
         ),
-    };
-    let Some(live) = api.get_opt(&volume.name_any()).await? else {
-        return Ok(());
     };
     publish(api, &live, live.status.as_ref(), &status).await?;
     if old.phase != status.phase
