@@ -51,7 +51,13 @@ impl Nodes {
         let api = Api::<StorageNode>::all(self.client.clone());
         match api.create(&PostParams::default(), &object).await {
             Ok(_) => Ok(()),
-            Err(error) if is_already_there(&error) => Ok(()),
+            Err(error) if is_already_there(&error) => match api.get(node.as_str()).await {
+                Ok(there) if there.spec.node_name == node.as_str() && there.spec.auto_discover => Ok(()),
+                Ok(_) => Err(format!(
+                    "StorageNode {node} names another node, or says autoDiscover: false"
+                )),
+                Err(error) => Err(format!("its StorageNode could not be read: {error}")),
+            },
             Err(error) => Err(format!("its StorageNode could not be made: {error}")),
         }
     }

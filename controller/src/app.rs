@@ -193,7 +193,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     tasks.spawn(watch_store(health.clone(), embedded.clone(), stop.clone()));
     tasks.spawn(house.run(stop.clone()));
     tracing::info!(api = %config.api_addr, kube_api = %config.kube_api_addr, agents = %config.agent_addr, epoch, "controller runs");
-    wait_for_signal().await.map_err(|e| other("signals")(&e))?;
+    let ended = tokio::select! {
+        signal = wait_for_signal() => signal.map_err(|e| other("signals")(&e)),
+        // None of them ends by itself: a process without its reconcilers or a listener only looks alive.
+        task = tasks.join_next() => Err(AppError::Other(format!("a part of the controller ended: {task:?}"))),
+    };
     tracing::info!("controller stops");
     house.context.hub.close();
     stop.cancel();
@@ -202,7 +206,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     })
     .await;
     embedded.close().await;
-    Ok(())
+    ended
 }
 
 /// The parts that belong together, built once.

@@ -36,7 +36,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
     runtime::{
         Controller, WatchStreamExt as _,
-        controller::Action,
+        controller::{self, Action},
         events::{Event, EventType, Recorder, Reporter},
         reflector::{self, ObjectRef, Store},
         watcher,
@@ -482,7 +482,10 @@ where
     F: Future<Output = Result<Action, Error>> + Send + 'static,
 {
     let stop = stop.clone().cancelled_owned();
-    let controller = Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default());
+    // Bursts of changes of one object are one look at it.
+    let settings = controller::Config::default().debounce(DEBOUNCE);
+    let controller = Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default())
+        .with_config(settings);
     let measured = move |object: Arc<K>, context: Arc<Context>| {
         let (reconcile, started) = (reconcile.clone(), context.now());
         async move {
@@ -548,6 +551,7 @@ pub async fn publish_node(context: &Arc<Context>, name: &str) -> Result<(), Erro
     Err(Error::Conflict)
 }
 
+const DEBOUNCE: Duration = Duration::from_millis(20);
 const PUBLISH_TRIES: usize = 5;
 
 /// Writes a status where it differs, with the resourceVersion that was read.

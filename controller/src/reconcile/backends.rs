@@ -17,6 +17,8 @@ use crate::{
 };
 
 const HEALTH_STAYS: Duration = Duration::from_secs(10);
+/// A backend that is back is noticed soon.
+const SICKNESS_STAYS: Duration = Duration::from_secs(2);
 
 /// The adapters.
 pub struct Backends {
@@ -92,11 +94,16 @@ impl Backends {
         Ok(adapter)
     }
 
-    /// What the pool's backend says of itself, asked again after ten seconds.
+    /// What the pool's backend says of itself, asked again after ten seconds, or two where it was ill.
     pub async fn health(&self, pool: &UnifiedPool, adapter: &SeaweedFs, now: Timestamp) -> Health {
         let endpoints = self.endpoints(pool);
         if let Some((at, health)) = self.seen.lock().get(&endpoints)
-            && now.duration_since(*at).unsigned_abs() < HEALTH_STAYS
+            && now.duration_since(*at).unsigned_abs()
+                < if health.faults.is_empty() {
+                    HEALTH_STAYS
+                } else {
+                    SICKNESS_STAYS
+                }
         {
             return health.clone();
         }

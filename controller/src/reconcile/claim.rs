@@ -349,7 +349,8 @@ fn status(
     let seen = volume
         .and_then(|volume| volume.status.clone())
         .unwrap_or_default();
-    let lost = matches!(outcome, Outcome::Gone(_));
+    // What was once bound is remembered, so that a volume that vanished is never made anew silently.
+    let lost = matches!(outcome, Outcome::Gone(_) | Outcome::Impossible(..));
     UnifiedStorageClaimStatus {
         phase: convert::word(decision.phase).unwrap_or_default(),
         volume_name: volume

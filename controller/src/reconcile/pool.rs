@@ -30,6 +30,7 @@ use crate::crd::{
 };
 
 const BACKEND_LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
+const AILING_LOOKED_AT_EVERY: Duration = Duration::from_secs(3);
 const REFUSED_SHOWN: usize = 32;
 
 /// Which pools have to be looked at again.
@@ -113,7 +114,10 @@ async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
     };
     let health: Health = context.backends.health(pool, &adapter, context.now()).await;
     let known = pool.status.as_ref().map_or(0, |status| status.slot_bytes);
-    let existing: Vec<ExistingMember> = members.iter().map(|member| existing(member, context)).collect();
+    let existing: Vec<ExistingMember> = members
+        .iter()
+        .map(|member| existing(member, pool, context))
+        .collect();
     let mut plan = plan(&convert::pool_spec(&pool.spec), &existing, &candidates(context));
     let slot_bytes = health.slot_bytes.unwrap_or(known);
     refuse_small(&mut plan, slot_bytes, context);
@@ -142,7 +146,13 @@ fn refuse_small(plan: &mut PoolPlan, slot_bytes: u64, context: &Context) {
         .extend(small.into_iter().map(|id| (id, vec![reason.clone()])));
 }
 
-fn existing(member: &PoolMember, context: &Context) -> ExistingMember {
+/// A member as the plan sees it. What is promised counts as used: a pool that is promised away has to grow before it
+/// is full.
+fn existing(member: &PoolMember, pool: &UnifiedPool, context: &Context) -> ExistingMember {
+    let promised = pool.status.as_ref().map_or(0, |status| {
+        let share = u128::from(member.spec.drive_bytes) * u128::from(status.promised_bytes);
+        u64::try_from(share / u128::from(status.total_capacity_bytes.max(1))).unwrap_or(u64::MAX)
+    });
     let status = member.status.clone().unwrap_or_default();
     let node = if status.node.is_empty() {
         member.spec.node_name.clone()
@@ -160,7 +170,7 @@ fn existing(member: &PoolMember, context: &Context) -> ExistingMember {
         fault_domain: object.map_or_else(|| node.clone(), |object| convert::fault_domain(&object)),
         node: node.into(),
         size_bytes: member.spec.drive_bytes,
-        used_bytes: status.used_bytes,
+        used_bytes: promised,
     }
 }
 
@@ -358,7 +368,12 @@ async fn finish(
         });
         context.event(&live, ok, reason, note).await;
     }
-    Ok(Action::requeue(BACKEND_LOOKED_AT_EVERY))
+    let ailing = seen.error.is_some();
+    Ok(Action::requeue(if ailing {
+        AILING_LOOKED_AT_EVERY
+    } else {
+        BACKEND_LOOKED_AT_EVERY
+    }))
 }
 
 fn view(member: &PoolMember) -> PoolMemberView {
@@ -373,8 +388,11 @@ fn view(member: &PoolMember) -> PoolMemberView {
         },
         phase: convert::word(status.phase)
             .unwrap_or(smart_storage_core::decide::member::MemberPhase::Pending),
-        reason: ready.map_or_else(String::new, |ready| ready.reason.clone()),
-        message: ready.map_or_else(String::new, |ready| ready.message.clone()),
+        reason: ready.map_or_else(|| "Claimed".to_owned(), |ready| ready.reason.clone()),
+        message: ready.map_or_else(
+            || "its agent is being told".to_owned(),
+            |ready| ready.message.clone(),
+        ),
         // Nothing is promised on a drive that is not a member's yet.
         capacity_bytes: if status.prepared {
             u64::from(member.spec.slots) * member.spec.slot_bytes

@@ -71,6 +71,9 @@ fn tier(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
     ))
 }
 
+/// Copies over the nodes of one data center that SeaweedFS can place: its replica digit goes to 2.
+const SEAWEEDFS_COPIES: u32 = 3;
+
 fn redundancy(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
     let coded = fit.redundancy.kind == RedundancyKind::ErasureCoding;
     if coded && pool.backend == BackendKind::Seaweedfs {
@@ -79,6 +82,11 @@ fn redundancy(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
         );
     }
     let copies = fit.redundancy.copies();
+    if copies > SEAWEEDFS_COPIES && pool.backend == BackendKind::Seaweedfs {
+        return Some(format!(
+            "seaweedfs keeps at most {SEAWEEDFS_COPIES} copies, {copies} are asked for"
+        ));
+    }
     (copies > pool.members_online).then(|| {
         format!(
             "{copies} copies are asked for, {} members are online",
