@@ -19,12 +19,16 @@ use super::{
     is_not_found, publish,
 };
 use crate::{
-    backend::{Backend, BackendError, Credentials, Handle, Owner, VolumeSpec},
+    backend::{
+        Backend, BackendError, Credentials, Handle, Owner, VolumeSpec,
+        seaweedfs::{SeaweedFs, Topology},
+    },
     crd::{
         UnifiedPool, UnifiedStorageClaim, UnifiedVolume, UnifiedVolumeStatus,
         claim::{Access, FilerAccess, S3Access, SecretRef},
         class::ReclaimPolicy,
         condition,
+        member::MemberPhase,
         volume::VolumePhase,
     },
 };
@@ -262,11 +266,15 @@ async fn remove(
             return Ok(Action::requeue(ASSERT_AGAIN));
         }
         let trouble = match pool_of(volume, context).map(|pool| context.backends.of_pool(&pool)) {
-            Some(Ok(adapter)) => backends::backend(adapter)
-                .delete_volume(&name, &context.cluster_id)
-                .await
-                .err()
-                .map(|e| backends::trouble(&e)),
+            Some(Ok(adapter)) => {
+                let deleted = backends::backend(adapter.clone())
+                    .delete_volume(&name, &context.cluster_id)
+                    .await;
+                match deleted {
+                    Ok(()) => is_still_held(&adapter, volume, context).await,
+                    Err(error) => Some(backends::trouble(&error)),
+                }
+            }
             Some(Err((reason, message))) => Some(BackendTrouble {
                 reason: reason.to_owned(),
                 message,
@@ -298,6 +306,54 @@ async fn remove(
     // Only now is it true that the bytes are free.
     context.allocator.recount(&volume.spec.placement.pool).await?;
     Ok(Action::requeue(LOOK_AGAIN))
+}
+
+/// A master that has just started knows no volume server yet, and then calls every collection deleted: its word
+/// counts only where it sees all servers of the pool.
+async fn is_still_held(
+    adapter: &SeaweedFs,
+    volume: &UnifiedVolume,
+    context: &Context,
+) -> Option<BackendTrouble> {
+    let unavailable = |message: String| BackendTrouble {
+        reason: "BackendUnavailable".to_owned(),
+        message,
+        transient: true,
+    };
+    let topology = match adapter.topology().await {
+        Ok(topology) => topology,
+        Err(error) => return Some(unavailable(error.to_string())),
+    };
+    let members = context.stores.members.state();
+    let servers: Vec<(String, String)> = members
+        .iter()
+        .filter(|member| member.spec.pool == volume.spec.placement.pool)
+        .filter_map(|member| {
+            let status = member.status.as_ref()?;
+            let may_hold = status.prepared && status.phase != MemberPhase::Released;
+            (may_hold && !status.endpoint.is_empty()).then(|| (member.name_any(), status.endpoint.clone()))
+        })
+        .collect();
+    what_may_be_left(&volume.name_any(), &servers, &topology).map(unavailable)
+}
+
+/// Why bytes of a volume may be left, from one picture of the cluster; the servers are members and endpoints. Pure.
+fn what_may_be_left(volume: &str, servers: &[(String, String)], topology: &Topology) -> Option<String> {
+    if let Some(disk) = topology.holding(volume).next() {
+        return Some(format!("{} still holds a part of it", disk.server));
+    }
+    let unseen = |endpoint: &str| topology.server(endpoint).next().is_none();
+    let away: Vec<&str> = servers
+        .iter()
+        .filter(|(_, endpoint)| unseen(endpoint))
+        .map(|(member, _)| member.as_str())
+        .collect();
+    (!away.is_empty()).then(|| {
+        format!(
+            "the master does not see {}: what they may hold of it cannot be deleted yet",
+            away.join(", ")
+        )
+    })
 }
 
 async fn publish_volume(
@@ -395,5 +451,39 @@ fn access(seen: &crate::backend::Access, made: &Made, secret: &SecretRef) -> Acc
             secret_ref: Some(secret.clone()),
         }),
         mount: seen.mount.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::seaweedfs::Disk;
+
+    #[test]
+    fn a_volume_is_gone_only_where_every_server_of_its_pool_was_seen_without_it() {
+        let disk = |server: &str, held: &[&str]| Disk {
+            server: server.to_owned(),
+            collections: held.iter().map(ToString::to_string).collect(),
+            ..Disk::default()
+        };
+        let servers = [
+            ("pm-a".to_owned(), "h:1".to_owned()),
+            ("pm-b".to_owned(), "h:2".to_owned()),
+        ];
+        let left = |disks| {
+            let topology = Topology {
+                disks,
+                ..Topology::default()
+            };
+            what_may_be_left("uv-1", &servers, &topology)
+        };
+        assert!(left(vec![]).unwrap().contains("pm-a, pm-b"));
+        assert!(left(vec![disk("h:1", &[])]).unwrap().contains("pm-b"));
+        assert!(
+            left(vec![disk("h:1", &[]), disk("h:2", &["uv-1"])])
+                .unwrap()
+                .contains("h:2")
+        );
+        assert_eq!(left(vec![disk("h:1", &["uv-2"]), disk("h:2", &[])]), None);
     }
 }
