@@ -139,6 +139,16 @@ fn pool_view(pool: &UnifiedPool, members: &[Arc<PoolMember>], nodes: &[Arc<Stora
                 .is_some_and(|status| status.phase == MemberPhase::Online)
         })
         .collect();
+    let away: u64 = mine
+        .iter()
+        .filter(|member| {
+            member
+                .status
+                .as_ref()
+                .is_some_and(|status| status.prepared && status.phase != MemberPhase::Online)
+        })
+        .map(|member| u64::from(member.spec.slots).saturating_mul(member.spec.slot_bytes))
+        .sum();
     let node_of = |member: &PoolMember| {
         let now = member.status.as_ref().map_or("", |status| status.node.as_str());
         let name = if now.is_empty() {
@@ -195,7 +205,8 @@ fn pool_view(pool: &UnifiedPool, members: &[Arc<PoolMember>], nodes: &[Arc<Stora
         slowest_tier: tiers.iter().copied().min().flatten(),
         members_online: u32::try_from(online.len()).unwrap_or(u32::MAX),
         fault_domains: u32::try_from(domains.len()).unwrap_or(u32::MAX),
-        capacity_bytes: status.total_capacity_bytes,
+        // What lies on a member that does not serve cannot be given to anybody now.
+        capacity_bytes: status.total_capacity_bytes.saturating_sub(away),
         promised_bytes: status.promised_bytes,
         slot_bytes: status.slot_bytes.max(1),
     })
