@@ -12,6 +12,7 @@ mod allocator;
 mod backends;
 mod claim;
 mod class;
+mod context;
 mod convert;
 mod credentials;
 mod finalizer;
@@ -21,13 +22,7 @@ mod plan;
 mod pool;
 mod volume;
 
-use std::{
-    collections::HashMap,
-    fmt::Debug,
-    hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, future::BoxFuture};
 use jiff::Timestamp;
@@ -37,27 +32,25 @@ use kube::{
     runtime::{
         Controller, WatchStreamExt as _,
         controller::{self, Action},
-        events::{Event, EventType, Recorder, Reporter},
         reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use smart_storage_core::{drive::NodeName, registry::Registry};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 
+use self::context::Refusal;
 pub use self::{
     allocator::Allocator,
     backends::Backends,
+    context::Context,
     credentials::Rotation,
     plan::{Planner, Refused},
 };
-use crate::{
-    agents::AgentsHub,
-    crd::{PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume},
-    metrics::Metrics,
+use crate::crd::{
+    PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedStorageClass, UnifiedVolume,
 };
 
 /// What went wrong in a reconcile. Everything here is tried again, later each time.
@@ -114,169 +107,6 @@ pub struct Stores {
     pub claims: Store<UnifiedStorageClaim>,
     /// Volumes.
     pub volumes: Store<UnifiedVolume>,
-}
-
-/// Everything that a reconciler may use.
-pub struct Context {
-    /// The API.
-    pub client: Client,
-    /// The objects as last seen.
-    pub stores: Stores,
-    /// What the agents say.
-    pub registry: Arc<Registry>,
-    /// The way to the agents.
-    pub hub: Arc<AgentsHub>,
-    /// The storage systems.
-    pub backends: Arc<Backends>,
-    /// The one place where bytes are promised.
-    pub allocator: Arc<Allocator>,
-    /// This installation.
-    pub cluster_id: String,
-    /// The time.
-    pub clock: Clock,
-    /// What is counted.
-    pub metrics: Metrics,
-    recorder: Recorder,
-    started: Timestamp,
-    failures: Mutex<HashMap<String, u32>>,
-    members: Mutex<HashMap<String, Told>>,
-}
-
-/// What passed between a member and the agent that has it.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    /// The node and its stream that took the last order.
-    by: Option<(NodeName, u64)>,
-    refusal: Option<Refusal>,
-    released: bool,
-}
-
-/// Why an agent did not do what it was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Refusal {
-    reason: String,
-    message: String,
-}
-
-impl Context {
-    /// A context over objects that [`watch`] keeps current.
-    #[must_use]
-    pub fn new(
-        client: Client,
-        stores: Stores,
-        hub: Arc<AgentsHub>,
-        backends: Arc<Backends>,
-        cluster_id: String,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> Self {
-        let reporter = Reporter {
-            controller: "smart-storage-controller".to_owned(),
-            instance: None,
-        };
-        Self {
-            recorder: Recorder::new(client.clone(), reporter),
-            allocator: Arc::new(Allocator::new(client.clone())),
-            client,
-            stores,
-            registry: Arc::clone(hub.registry()),
-            hub,
-            backends,
-            cluster_id,
-            started: clock(),
-            clock,
-            metrics,
-            failures: Mutex::new(HashMap::new()),
-            members: Mutex::new(HashMap::new()),
-        }
-    }
-
-    /// Whether this process has run for less than `age`: agents may not have come back yet.
-    fn is_young(&self, age: Duration) -> bool {
-        self.now().duration_since(self.started).unsigned_abs() < age
-    }
-
-    fn members(&self) -> MutexGuard<'_, HashMap<String, Told>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn was_told(&self, member: &str, node: &NodeName, session: u64) -> bool {
-        self.members()
-            .get(member)
-            .is_some_and(|told| told.by.as_ref() == Some(&(node.clone(), session)))
-    }
-
-    fn told(&self, member: &str, node: &NodeName, session: u64) {
-        let told = Told {
-            by: Some((node.clone(), session)),
-            refusal: None,
-            released: false,
-        };
-        self.members().insert(member.to_owned(), told);
-    }
-
-    fn refused(&self, member: &str, refusal: Refusal) {
-        let mut members = self.members();
-        let told = members.entry(member.to_owned()).or_default();
-        told.by = None;
-        told.refusal = Some(refusal);
-    }
-
-    fn refusal(&self, member: &str) -> Option<Refusal> {
-        self.members().get(member)?.refusal.clone()
-    }
-
-    fn released(&self, member: &str) {
-        self.members().entry(member.to_owned()).or_default().released = true;
-    }
-
-    fn is_released(&self, member: &str) -> bool {
-        self.members().get(member).is_some_and(|told| told.released)
-    }
-
-    fn forget_member(&self, member: &str) {
-        self.members().remove(member);
-    }
-
-    fn now(&self) -> Timestamp {
-        (self.clock)()
-    }
-
-    /// Tells the users of an object what happened to it. Losing an event loses nothing else.
-    async fn event<K>(&self, object: &K, ok: bool, reason: &str, note: String)
-    where
-        K: Resource<DynamicType = ()>,
-    {
-        let event = Event {
-            type_: if ok { EventType::Normal } else { EventType::Warning },
-            reason: reason.to_owned(),
-            note: Some(note.chars().take(1000).collect()),
-            action: reason.to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-            tracing::debug!(%error, reason, "event not published");
-        }
-    }
-
-    /// Seconds until the next try of something that failed: 1, 2, 4 ... 60, with a fifth of jitter by its name.
-    fn back_off(&self, key: &str) -> Duration {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(key.to_owned()).or_insert(0);
-        *count = count.saturating_add(1);
-        let base = 500_u64.saturating_mul(1 << (*count).min(7)).min(60_000);
-        let jitter = key.bytes().fold(u64::from(*count), |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-        }) % 20;
-        Duration::from_millis(base + base * jitter / 100)
-    }
-
-    fn succeeded(&self, key: &str) {
-        self.failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(key);
-    }
 }
 
 /// Which object changed.
@@ -401,55 +231,48 @@ where
 
 /// Runs every reconciler until `stop`.
 pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, stop: &CancellationToken) {
-    let mut running: Vec<BoxFuture<'static, ()>> = Vec::new();
-    let stores = &context.stores;
-    let (s, c) = (stores.clone(), changes);
+    let (c, mut running) = (&context, Vec::new());
     running.push(control(
         "node",
-        &context,
+        c,
         stop,
         node::reconcile,
-        wake(c, move |change| node::concerns(change, &s)),
+        wake(changes, c, node::concerns),
     ));
-    let s = stores.clone();
     running.push(control(
         "pool",
-        &context,
+        c,
         stop,
         pool::reconcile,
-        wake(c, move |change| pool::concerns(change, &s)),
+        wake(changes, c, pool::concerns),
     ));
-    let s = stores.clone();
     running.push(control(
         "member",
-        &context,
+        c,
         stop,
         member::reconcile,
-        wake(c, move |change| member::concerns(change, &s)),
+        wake(changes, c, member::concerns),
     ));
-    let s = stores.clone();
     running.push(control(
         "class",
-        &context,
+        c,
         stop,
         class::reconcile,
-        wake(c, move |change| class::concerns(change, &s)),
+        wake(changes, c, class::concerns),
     ));
-    let s = stores.clone();
     running.push(control(
         "claim",
-        &context,
+        c,
         stop,
         claim::reconcile,
-        wake(c, move |change| claim::concerns(change, &s)),
+        wake(changes, c, claim::concerns),
     ));
-    let s = stores.clone();
     running.push(control(
         "volume",
-        &context,
+        c,
         stop,
         volume::reconcile,
-        wake(c, move |change| volume::concerns(change, &s)),
+        wake(changes, c, volume::concerns),
     ));
     running.push(Box::pin(Allocator::recount_now_and_then(
         Arc::clone(&context.allocator),
@@ -461,13 +284,15 @@ pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, sto
 /// The objects that a reconciler has to look at again after a change. A reader that fell behind looks at everything.
 fn wake<K>(
     changes: &broadcast::Sender<Change>,
-    concerns: impl Fn(Option<&Change>) -> Vec<ObjectRef<K>> + Send + 'static,
-) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+    context: &Context,
+    concerns: fn(Option<&Change>, &Stores) -> Vec<ObjectRef<K>>,
+) -> impl Stream<Item = ObjectRef<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Send + 'static,
 {
+    let stores = context.stores.clone();
     BroadcastStream::new(changes.subscribe())
-        .flat_map(move |change| futures::stream::iter(concerns(change.ok().as_ref())))
+        .flat_map(move |change| futures::stream::iter(concerns(change.ok().as_ref(), &stores)))
 }
 
 fn control<K, F>(

@@ -1,6 +1,6 @@
 //! UnifiedStorageClaim: placed, reserved and bound to a volume, or told why each candidate refused it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kube::{
     Api, ResourceExt as _,
@@ -370,6 +370,3 @@ fn status(
         ),
     }
 }
-
-/// How long a claim's volume may be looked for by a live read before the next change must tell.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);

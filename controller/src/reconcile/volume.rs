@@ -15,8 +15,7 @@ use smart_storage_core::{
 };
 
 use super::{
-    Change, Context, Error, Stores, backends, claim::LOOK_AGAIN, convert, credentials, every, finalizer,
-    is_not_found, publish,
+    Change, Context, Error, Stores, backends, convert, credentials, every, finalizer, is_not_found, publish,
 };
 use crate::{
     backend::{
@@ -305,7 +304,7 @@ async fn remove(
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
     context.allocator.recount(&volume.spec.placement.pool).await?;
-    Ok(Action::requeue(LOOK_AGAIN))
+    Ok(Action::await_change())
 }
 
 /// A master that has just started knows no volume server yet, and then calls every collection deleted: its word
