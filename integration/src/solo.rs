@@ -159,7 +159,9 @@ impl Solo {
             self.token()?,
         );
         let file = kube::config::Kubeconfig::from_yaml(&text)?;
-        let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+        let mut config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+        // Every answer is taken as it comes.
+        config.default_retry = false;
         Ok(kube::Client::try_from(config)?)
     }
 }

@@ -128,22 +128,35 @@ fn cannot_handle(kind: &Kind, why: &str) -> ApiError {
     ))
 }
 
+/// `apiVersion` and `kind` of a body. Built-in kinds may leave them out, custom objects may not.
 fn check_identity(kind: &Kind, value: &mut Value) -> Result<(), ApiError> {
+    let custom = matches!(kind.shape, Shape::Structural(_));
+    let name = text(value, "/metadata/name").to_owned();
     let Some(map) = value.as_object_mut() else {
         return Err(cannot_handle(kind, "the body is not an object"));
     };
-    for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.clone())] {
-        match map.get(field).and_then(Value::as_str) {
-            None | Some("") => {
-                map.insert(field.to_owned(), json!(expected));
-            }
-            Some(given) if given == expected => {}
-            Some(given) => {
+    let api_version = kind.api_version();
+    for (field, expected) in [("kind", &kind.kind), ("apiVersion", &api_version)] {
+        let given = map.get(field).and_then(Value::as_str).unwrap_or_default();
+        if given == expected {
+            continue;
+        }
+        if custom && field == "kind" {
+            if given.is_empty() {
                 return Err(ApiError::bad_request(format!(
-                    "the {field} in the data ({given}) does not match the expected {field} ({expected})"
+                    "the object provided is unrecognized (must be of type {expected}): Object 'Kind' is missing"
                 )));
             }
+            let wrong = FieldError::invalid("kind", &json!(given), &format!("must be {expected}"));
+            return Err(ApiError::invalid(kind.about(&name), &[wrong]));
         }
+        if custom || !given.is_empty() {
+            let what = if field == "kind" { "kind" } else { "API version" };
+            return Err(ApiError::bad_request(format!(
+                "the {what} in the data ({given}) does not match the expected {what} ({expected})"
+            )));
+        }
+        map.insert(field.to_owned(), json!(expected));
     }
     Ok(())
 }
@@ -248,6 +261,7 @@ pub fn create(kind: &Kind, mut value: Value, uid: &str, now: Timestamp) -> Resul
 /// Replaces (a part of) an object. `value` is decoded; `old` is what is stored, in the form of this kind.
 pub fn update(kind: &Kind, old: &Value, mut value: Value, part: Part) -> Result<Update, ApiError> {
     let name = text(old, "/metadata/name").to_owned();
+    check_doom(kind, old, &value, part)?;
     preserve(kind, old, &mut value, part)?;
     if let Shape::Structural(schema) = &kind.shape {
         schema.fill(&mut value);
@@ -274,6 +288,29 @@ pub fn update(kind: &Kind, old: &Value, mut value: Value, part: Part) -> Result<
         return Ok(Update::Remove(value));
     }
     Ok(Update::Write(value))
+}
+
+/// Only a deletion marks an object: a change cannot.
+fn check_doom(kind: &Kind, old: &Value, value: &Value, part: Part) -> Result<(), ApiError> {
+    const FIELDS: [&str; 2] = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+    let errors: Vec<FieldError> = FIELDS
+        .iter()
+        .filter_map(|field| {
+            let pointer = format!("/metadata/{field}");
+            let given = value.pointer(&pointer).filter(|given| !given.is_null())?;
+            let field = format!("metadata.{field}");
+            old.pointer(&pointer)
+                .is_none()
+                .then(|| FieldError::invalid(&field, given, "field is immutable"))
+        })
+        .collect();
+    if part == Part::Status || errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        kind.about(text(old, "/metadata/name")),
+        &errors,
+    ))
 }
 
 /// Carries over what a request may not change.

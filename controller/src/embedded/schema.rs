@@ -139,7 +139,7 @@ impl Schema {
         unknown
     }
 
-    /// Fills in the defaults; null where null is not allowed and a default is there counts as missing.
+    /// Fills in the defaults; null where null is not allowed counts as missing.
     pub fn fill(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
@@ -153,6 +153,9 @@ impl Schema {
                         map.insert(name.clone(), default.clone());
                     }
                 }
+                map.retain(|name, child| {
+                    !child.is_null() || self.member(name).is_none_or(Schema::takes_null)
+                });
                 for (name, child) in map.iter_mut() {
                     if let Some(schema) = self.properties.get(name).or(self.additional.as_deref()) {
                         schema.fill(child);
@@ -166,6 +169,11 @@ impl Schema {
             }
             _ => {}
         }
+    }
+
+    fn takes_null(&self) -> bool {
+        // Where nothing is said of the type, null is as good as anything.
+        self.nullable || (self.kind.is_none() && !self.int_or_string)
     }
 
     /// The schema of a member of an object.

@@ -81,12 +81,6 @@ impl Selector {
         Ok(selector)
     }
 
-    /// Only the object of this name.
-    pub fn and_name(mut self, name: &str) -> Self {
-        self.name.push((name.to_owned(), true));
-        self
-    }
-
     /// Whether everything is chosen.
     pub fn is_everything(&self) -> bool {
         *self == Self::default()

@@ -175,7 +175,7 @@ impl Service {
         };
         let call = self.call(parts, place, body)?;
         match (&parts.method, &call.name, call.part) {
-            (&Method::GET, _, _) if call.query.flag("watch") => self.watch(call),
+            (&Method::GET, None, _) if call.query.flag("watch") => self.watch(call),
             (&Method::GET, None, _) => self.list(&call),
             (&Method::GET, Some(name), _) => self.get(&call, name),
             (&Method::POST | &Method::PUT | &Method::PATCH | &Method::DELETE, _, _)
@@ -188,6 +188,9 @@ impl Service {
             (&Method::PATCH, Some(_), _) => self.patch(call).await,
             (&Method::DELETE, Some(_), Part::Main) => self.delete(call).await,
             (&Method::DELETE, None, Part::Main) => self.delete_collection(call).await,
+            (&Method::PUT | &Method::PATCH, None, Part::Main) if call.is_custom() => {
+                Err(ApiError::bad_request("name must be provided"))
+            }
             _ => Err(ApiError::method_not_allowed()),
         }
     }

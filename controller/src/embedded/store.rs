@@ -26,8 +26,8 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use disk::Disk;
 pub use disk::Place;
+use disk::{Disk, Missing};
 use history::State;
 pub use history::{Change, Limits, Snapshot};
 
@@ -204,6 +204,8 @@ type Job = Box<dyn FnOnce(&mut Transaction<'_>) -> Finish + Send>;
 
 enum Message {
     Run(Job),
+    #[cfg(test)]
+    LoseDisk,
     Close(oneshot::Sender<()>),
 }
 
@@ -218,7 +220,7 @@ pub struct Store {
 impl Store {
     /// Opens or makes the file, reads every object into memory and starts the writer.
     pub fn open(place: Place, limits: Limits) -> Result<Self, StoreError> {
-        let disk = Disk::open(&place)?;
+        let disk = Disk::open(&place, Missing::Make)?;
         let (revision, objects) = disk.load()?;
         let state = Arc::new(RwLock::new(State::new(revision, objects, limits)));
         let (queue, inbox) = mpsc::channel(BATCH * 2);
@@ -311,6 +313,12 @@ impl Store {
     /// Whether the last write reached the disk.
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Relaxed)
+    }
+
+    /// As after a write that failed: the file is closed, and opened again before the next one.
+    #[cfg(test)]
+    async fn lose_the_disk(&self) {
+        assert!(self.queue.send(Message::LoseDisk).await.is_ok());
     }
 
     /// Ends the writer after what it has begun, and closes the file.
@@ -434,6 +442,8 @@ impl Writer {
             while let Some(message) = next.take() {
                 match message {
                     Message::Run(job) => jobs.push(job),
+                    #[cfg(test)]
+                    Message::LoseDisk => self.disk = None,
                     Message::Close(done) => closing = Some(done),
                 }
                 if closing.is_none() && jobs.len() < BATCH {
@@ -523,11 +533,17 @@ impl Writer {
         if self.disk.is_some() {
             return Ok(());
         }
-        let disk = Disk::open(&self.place)?;
+        let disk = Disk::open(&self.place, Missing::Refuse)?;
         let on_disk = disk.revision()?;
+        let landed = self.in_doubt.last().is_some_and(|c| c.revision == on_disk);
+        if !landed && on_disk != *self.published.borrow() {
+            return Err(StoreError::Corrupt(format!(
+                "the file holds revision {on_disk}, which is not what was written to it"
+            )));
+        }
         self.disk = Some(disk);
         let changes = std::mem::take(&mut self.in_doubt);
-        if changes.last().is_some_and(|c| c.revision == on_disk) {
+        if landed {
             self.publish(changes, on_disk);
         }
         Ok(())

@@ -231,12 +231,15 @@ impl Watched {
         Ok(Some((kind, event.get("object").cloned().unwrap_or_default())))
     }
 
-    /// That the next event is of this type and about the object of this name; answers the object.
+    /// That the next event but bookmarks is of this type and about the object of this name; answers the object.
     ///
     /// # Errors
     /// It is another one.
     pub async fn sees(&mut self, kind: &str, name: &str) -> Result<Value> {
-        let (seen, object) = self.next().await?;
+        let (mut seen, mut object) = self.next().await?;
+        while seen == "BOOKMARK" {
+            (seen, object) = self.next().await?;
+        }
         ensure!(
             seen == kind && text(&object, "/metadata/name") == name,
             "{seen} {object} instead of {kind} {name}"

@@ -83,7 +83,7 @@ async fn wrong_fields(at: &Place) -> Result<()> {
             with(&json!({"redundancy": {"replicationFactor": 1.5}})),
             "spec.redundancy.replicationFactor",
             "FieldValueTypeInvalid",
-            "must be of type integer",
+            "must be of type int",
         ),
         (
             with(&json!({"redundancy": []})),

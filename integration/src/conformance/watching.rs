@@ -27,6 +27,7 @@ pub(super) fn laws() -> Vec<Case> {
         "a watch sees its own namespace only, one of all sees each" => scopes,
         "leaving a label selection looks like a deletion, entering it like a creation" => selection,
         "a watch by name sees one object" => by_name,
+        "a watch asked of the path of one object is a plain get" => of_one,
         "initial events are asked for and end with a marked bookmark" => initial,
         "initial events and match rules that do not go together are 422" => wrong_initial,
         "a timed watch ends by itself, with a bookmark to resume from where it was asked for" => bookmark,
@@ -212,6 +213,16 @@ async fn by_name(at: &Place) -> Result<()> {
     make(at, "a").await?;
     make(at, "b").await?;
     watch.sees("ADDED", "b").await?;
+    Ok(())
+}
+
+async fn of_one(at: &Place) -> Result<()> {
+    let made = make(at, "a").await?;
+    let got = at
+        .get(&format!("{}?watch=true&timeoutSeconds=1", at.secret("a")))
+        .await?
+        .is(200)?;
+    ensure!(got == made, "{got}");
     Ok(())
 }
 

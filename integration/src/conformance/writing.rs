@@ -18,11 +18,11 @@ pub(super) fn laws() -> Vec<Case> {
         "a namespace that is not there is 404 and named" => nowhere,
         "a generated name is unique, begins as asked and gives way to a name" => generated,
         "an object without a name is 422 and the field is named" => nameless,
-        "a body for another name, namespace, kind or version is 400" => misplaced,
+        "a body for another name, namespace, kind or version is refused" => misplaced,
         "a replacement raises the revision, an equal one writes nothing" => replaced,
         "a stale replacement is 409 Conflict and changes nothing" => stale,
         "a replacement of a custom object needs a resourceVersion, one of a Secret does not" => unconditional,
-        "another uid is 409, in a replacement and in a patch" => another_uid,
+        "another uid is 409 in a replacement and 422 in a patch" => another_uid,
         "a merge patch changes, removes with null, and replaces lists whole" => merge_patch,
         "a merge patch with a stale resourceVersion is 409, with the newest it holds" => merge_patch_stale,
         "a JSON patch does all of its operations or none" => json_patch,
@@ -189,23 +189,27 @@ async fn nameless(at: &Place) -> Result<()> {
 }
 
 async fn misplaced(at: &Place) -> Result<()> {
-    at.post(&at.claims(), &claim("a")).await?.is(201)?;
+    let made = at.post(&at.claims(), &claim("a")).await?.is(201)?;
     for (what, other) in [
         ("another name", json!({"metadata": {"name": "b"}})),
         ("another namespace", json!({"metadata": {"namespace": "default"}})),
-        ("another kind", json!({"kind": "UnifiedPool"})),
         (
             "another version",
             json!({"apiVersion": "storage.billyronks.io/v2"}),
         ),
         ("another group", json!({"apiVersion": "v1"})),
+        ("no version", json!({"apiVersion": null})),
+        ("no kind", json!({"kind": null})),
     ] {
-        let mut given = claim("a");
-        merge(&mut given, &json!({"metadata": {"resourceVersion": "1"}}));
+        let mut given = made.clone();
         merge(&mut given, &other);
         let answer = at.put(&at.claim("a"), &given).await?;
         answer.refused(400, "BadRequest").map_err(|e| e.context(what))?;
     }
+    let mut given = made;
+    merge(&mut given, &json!({"kind": "UnifiedPool"}));
+    let status = at.put(&at.claim("a"), &given).await?.refused(422, "Invalid")?;
+    cause(&status, "kind")?;
     for other in [
         json!({"metadata": {"namespace": "default"}}),
         json!({"kind": "ConfigMap"}),
@@ -214,6 +218,10 @@ async fn misplaced(at: &Place) -> Result<()> {
         merge(&mut given, &other);
         at.post(&at.secrets(), &given).await?.refused(400, "BadRequest")?;
     }
+    // Of a built-in kind the path says enough.
+    let bare = json!({"metadata": {"name": "c"}});
+    let made = at.post(&at.secrets(), &bare).await?.is(201)?;
+    ensure!(text(&made, "/kind") == "Secret", "{made}");
     Ok(())
 }
 
@@ -293,7 +301,8 @@ async fn another_uid(at: &Place) -> Result<()> {
     let uid = json!({"metadata": {"uid": "00000000-0000-4000-8000-000000000000"}});
     merge(&mut made, &uid);
     at.put(&at.secret("a"), &made).await?.refused(409, "Conflict")?;
-    at.merge(&at.secret("a"), &uid).await?.refused(409, "Conflict")?;
+    let status = at.merge(&at.secret("a"), &uid).await?.refused(422, "Invalid")?;
+    cause(&status, "metadata.uid")?;
     Ok(())
 }
 
@@ -661,7 +670,7 @@ async fn secrets(at: &Place) -> Result<()> {
 }
 
 async fn yaml(at: &Place) -> Result<()> {
-    let body = "apiVersion: storage.billyronks.io/v1\nkind: UnifiedStorageClaim\nmetadata: {name: y}\n\
+    let body = "apiVersion: storage.billyronks.io/v1\nkind: UnifiedStorageClaim\nmetadata: {name: yacht}\n\
                 spec: {storageType: file, capacity: 1Gi, className: no-such-class}\n";
     let ask = Ask::new(Method::POST, at.claims())
         .body("application/yaml", body)
@@ -675,7 +684,7 @@ async fn yaml(at: &Place) -> Result<()> {
         answer.text
     );
     ensure!(answer.text.contains("\n  capacity: 1Gi\n"), "{}", answer.text);
-    let read = at.get(&at.claim("y")).await?.is(200)?;
-    ensure!(text(&read, "/metadata/name") == "y", "{read}");
+    let read = at.get(&at.claim("yacht")).await?.is(200)?;
+    ensure!(text(&read, "/metadata/name") == "yacht", "{read}");
     Ok(())
 }

@@ -39,6 +39,19 @@ impl Call {
         }
         let body = self.body_value()?;
         let owned = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let policy = body.get("propagationPolicy").cloned().unwrap_or_default();
+        if !matches!(
+            policy.as_str(),
+            None | Some("Orphan" | "Background" | "Foreground")
+        ) {
+            let supported = [json!("Foreground"), json!("Background"), json!("Orphan")];
+            return Err(ApiError::wrong_option(
+                "DeleteOptions",
+                "propagationPolicy",
+                &policy,
+                &supported,
+            ));
+        }
         options.uid = owned("/preconditions/uid");
         options.revision = owned("/preconditions/resourceVersion");
         options.orphan |= text(&body, "/propagationPolicy") == "Orphan";

@@ -148,12 +148,10 @@ impl Service {
                 (object.key.namespace.as_str(), object.key.name.as_str()) > (namespace, name)
             }
         };
-        // A named object may have been asked for through the collection: same answer, by selector.
-        let named = |object: &Object| call.name.as_deref().is_none_or(|n| object.key.name == n);
         let mut objects: Vec<Arc<Object>> = snapshot
             .objects
             .into_iter()
-            .filter(|o| after(o) && named(o) && selector.fits(o, &call.kind))
+            .filter(|o| after(o) && selector.fits(o, &call.kind))
             .collect();
         let revision = snapshot.revision;
         let (mut next, mut remaining) = (None, None);
@@ -236,10 +234,7 @@ impl Service {
     }
 
     pub(super) fn watch(self: &Arc<Self>, call: Call) -> Result<Answer, ApiError> {
-        let mut selector = Self::selector(&call)?;
-        if let Some(name) = &call.name {
-            selector = selector.and_name(name);
-        }
+        let selector = Self::selector(&call)?;
         let query = &call.query;
         let asked = query.number("resourceVersion")?;
         self.check_reached(asked)?;

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::super::json::{self, set};
-use super::super::kinds::Kind;
+use super::super::kinds::{Kind, Shape};
 use super::super::names;
 use super::super::objects::{self, Part, Update, text};
 use super::super::patch::Patch;
@@ -63,6 +63,11 @@ impl Call {
     fn decoded(&self) -> Result<objects::Decoded, ApiError> {
         let (value, twice) = self.body_read()?;
         objects::decode(&self.kind, value, &twice, self.query.unknown(self.options())?)
+    }
+
+    /// Whether it is about a kind of a definition.
+    pub(super) fn is_custom(&self) -> bool {
+        matches!(self.kind.shape, Shape::Structural(_))
     }
 
     /// How the options of this request are called.
@@ -126,7 +131,11 @@ impl Service {
 
     pub(super) async fn create(&self, call: Call) -> Result<Answer, ApiError> {
         if call.kind.namespaced && call.namespace.is_none() {
-            return Err(ApiError::method_not_allowed());
+            return Err(if call.is_custom() {
+                ApiError::no_such_path()
+            } else {
+                ApiError::method_not_allowed()
+            });
         }
         let dry_run = call.dry_run()?;
         let mut decoded = call.decoded()?;
@@ -206,7 +215,18 @@ impl Service {
             let error = FieldError::invalid("metadata.resourceVersion", &json!(0), detail);
             return Err(ApiError::invalid(call.kind.about(&name), &[error]));
         }
-        let object = self.modify(&call, &name, dry_run, |_| Ok(value.clone())).await?;
+        let object = self
+            .modify(&call, &name, dry_run, |old| {
+                let (given, have) = (text(&value, "/metadata/uid"), text(old, "/metadata/uid"));
+                if !given.is_empty() && given != have {
+                    let detail = format!(
+                        "Precondition failed: UID in precondition: {given}, UID in object meta: {have}"
+                    );
+                    return Err(ApiError::conflict(call.kind.about(&name), &detail));
+                }
+                Ok(value.clone())
+            })
+            .await?;
         let mut answer = self.object_answer(&call, StatusCode::OK, &object)?;
         answer.warnings = decoded.warnings;
         Ok(answer)
@@ -252,7 +272,7 @@ impl Service {
                 .ok_or_else(|| ApiError::not_found(kind.about(name)))?;
             let old = kind.presented(current.value()?);
             let new = make(&old)?;
-            check_preconditions(kind, name, &old, &new)?;
+            check_same(kind, name, &old, &new)?;
             let outcome = match objects::update(kind, &old, new, call.part)? {
                 Update::Unchanged => return Ok(current),
                 Update::Write(value) => {
@@ -332,18 +352,19 @@ fn check_namespace(transaction: &Transaction<'_>, kind: &Kind, key: &Key) -> Res
     Err(error)
 }
 
-fn check_preconditions(kind: &Kind, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
-    let (given, have) = (text(new, "/metadata/uid"), text(old, "/metadata/uid"));
-    if !given.is_empty() && given != have {
-        let detail = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {have}");
-        return Err(ApiError::conflict(kind.about(name), &detail));
-    }
+/// Whether a change was made to this object as it is now.
+fn check_same(kind: &Kind, name: &str, old: &Value, new: &Value) -> Result<(), ApiError> {
     let (given, have) = (
         text(new, "/metadata/resourceVersion"),
         text(old, "/metadata/resourceVersion"),
     );
     if !given.is_empty() && given != have {
         return Err(ApiError::stale(kind.about(name)));
+    }
+    let uid = text(new, "/metadata/uid");
+    if !uid.is_empty() && uid != text(old, "/metadata/uid") {
+        let wrong = FieldError::invalid("metadata.uid", &json!(uid), "field is immutable");
+        return Err(ApiError::invalid(kind.about(name), &[wrong]));
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The redb file: one table of objects, one of numbers. Nothing but the writer thread touches it.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{Change, Key, Object, StoreError};
@@ -18,7 +19,16 @@ const FORMAT: u64 = 1;
 /// Everything is served from memory, so the file needs few pages.
 const CACHE_BYTES: usize = 8 << 20;
 
-type Open = dyn Fn() -> Result<Database, redb::Error> + Send;
+type Open = dyn Fn(Missing) -> Result<Database, redb::Error> + Send;
+
+/// What to do where there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Make one.
+    Make,
+    /// Say so: it was there before.
+    Refuse,
+}
 
 /// Where the file is, and how it is opened: tests put failing disks there.
 pub struct Place {
@@ -33,7 +43,7 @@ impl Place {
         let path = path.to_owned();
         Self {
             name,
-            open: Box::new(move || open_file(&path)),
+            open: Box::new(move |missing| open_file(&path, missing)),
         }
     }
 
@@ -51,17 +61,40 @@ impl Place {
     }
 }
 
-fn open_file(path: &Path) -> Result<Database, redb::Error> {
+fn open_file(path: &Path, missing: Missing) -> Result<Database, redb::Error> {
+    let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
+    if missing == Missing::Make && empty {
+        make_file(path)?;
+    }
+    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).open(path)?)
+}
+
+/// Makes the file under another name first: one that was only half made, because the disk was full or the process
+/// died, would be refused for ever.
+fn make_file(path: &Path) -> Result<(), redb::Error> {
+    let fresh = path.with_extension("new");
     // Secrets are in it.
-    let options = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .clone();
-    drop(options.open(path).map_err(redb::Error::Io)?);
-    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
+        .open(&fresh)?;
+    // Locked before it is emptied: it may be another process that makes it.
+    let backend = FileBackend::new(file.try_clone()?)?;
+    file.set_len(0)?;
+    let disk = Disk {
+        database: redb::Builder::new().create_with_backend(backend)?,
+    };
+    disk.prepare()?;
+    drop(disk);
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 pub(super) struct Disk {
@@ -69,9 +102,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn open(place: &Place) -> Result<Self, StoreError> {
+    pub(super) fn open(place: &Place, missing: Missing) -> Result<Self, StoreError> {
         let name = place.name();
-        let database = (place.open)().map_err(|e| failed(e, Some(name)))?;
+        let database = (place.open)(missing).map_err(|e| failed(e, Some(name)))?;
         let disk = Self { database };
         disk.prepare().map_err(|e| failed(e, Some(name)))?;
         match disk.number("format")? {

@@ -124,18 +124,8 @@ fn replays(store: &Store, from: u64, then: &Model, at: &str) {
 async fn fill_up(fault: Fault, room: u64) -> usize {
     let at = format!("{fault:?} at {room}");
     let paper = Paper::default();
+    let store = Store::open(paper.place(), Limits::default()).unwrap();
     paper.fails(fault, room);
-    let store = match Store::open(paper.place(), Limits::default()) {
-        Ok(store) => store,
-        Err(error) => {
-            assert_eq!(error, StoreError::NoSpace, "{at}: opening");
-            paper.heals();
-            let store = Store::open(paper.place(), Limits::default()).unwrap();
-            steps()[0].write(&store).await.unwrap();
-            store.close().await;
-            return 1;
-        }
-    };
     let (begin, mut refused, mut last) = (store.revision(), 0, store.revision());
     let mut expected = Expected(vec![Model::new()]);
     for step in steps() {
@@ -287,4 +277,37 @@ async fn a_power_cut_at_any_write_loses_nothing_and_halves_nothing() {
     }
     println!("{room} places to die");
     assert!(room > 40, "{room} places to die");
+}
+
+#[tokio::test]
+async fn a_file_that_was_only_half_made_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    std::fs::write(folder.path().join("store.new"), [0; 70_000]).unwrap();
+    let store = Store::open(super::super::Place::file(&path), Limits::default()).unwrap();
+    steps()[0].write(&store).await.unwrap();
+    store.close().await;
+    assert!(!folder.path().join("store.new").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_was_taken_away_is_missed_and_not_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Store::open(super::super::Place::file(&path), Limits::default()).unwrap();
+    let step = &steps()[0];
+    step.write(&store).await.unwrap();
+    store.lose_the_disk().await;
+    std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+    let error = step.write(&store).await.unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+    assert!(!path.exists());
+    // Another store in its place is not ours either.
+    let other = Store::open(super::super::Place::file(&path), Limits::default()).unwrap();
+    other.close().await;
+    let error = step.write(&store).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+    std::fs::rename(folder.path().join("elsewhere"), &path).unwrap();
+    step.write(&store).await.unwrap();
+    store.close().await;
 }

@@ -96,7 +96,7 @@ impl Paper {
     /// How a store gets at it.
     pub(super) fn place(&self) -> Place {
         let paper = self.clone();
-        Place::other(Box::new(move || {
+        Place::other(Box::new(move |_| {
             Ok(redb::Builder::new().create_with_backend(paper.clone())?)
         }))
     }
