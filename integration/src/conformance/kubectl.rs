@@ -281,7 +281,7 @@ async fn refused(k: &Typed<'_>) -> Result<()> {
     k.fails(
         "scale uclaim c --replicas 2",
         "",
-        &["could not find the requested resource"],
+        &["Error from server (NotFound)"],
     )
     .await?;
     k.fails(
