@@ -13,5 +13,6 @@ mod file_claim;
 mod first_request;
 mod hotplug;
 mod journey;
+mod no_byte_twice;
 mod reading;
 mod restart;
