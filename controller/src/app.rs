@@ -188,7 +188,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         health_router(watched(&health, &embedded)),
         listen::Mode::Plain,
     )?;
-    open("--metrics-addr", house.metrics_router(), listen::Mode::Plain)?;
+    open(
+        "--metrics-addr",
+        house.metrics_router(embedded.clone()),
+        listen::Mode::Plain,
+    )?;
     tasks.spawn(Arc::clone(&pki).keep_fresh(stop.clone()));
     tasks.spawn(watch_store(health.clone(), embedded.clone(), stop.clone()));
     tasks.spawn(house.run(stop.clone()));
@@ -293,7 +297,7 @@ impl House {
         }))
     }
 
-    fn metrics_router(&self) -> Router {
+    fn metrics_router(&self, embedded: Embedded) -> Router {
         let scraped = self
             .scraped
             .lock()
@@ -302,6 +306,7 @@ impl House {
         let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
         metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
             metrics.count(&context.registry, &context.stores);
+            metrics.store(embedded.is_writable());
         })
     }
 

@@ -12,15 +12,18 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod conformance;
 pub mod drives;
 pub mod eventually;
 pub mod needs;
+pub mod solo;
 
 pub use clients::{Filer, Rest, S3};
 pub use cluster::{Cluster, Setup};
 pub use drives::LoopDrive;
 pub use eventually::{eventually, within};
 pub use needs::{Need, skipped};
+pub use solo::{SmallDisk, Solo};
 
 /// One mebibyte in bytes.
 pub const MIB: u64 = 1 << 20;

@@ -6,11 +6,13 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod conformance;
 mod crash;
 mod dead_filesystem;
 mod doors;
 mod file_claim;
 mod first_request;
+mod full_disk;
 mod hotplug;
 mod journey;
 mod reading;
