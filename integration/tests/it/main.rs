@@ -6,11 +6,14 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod chaos;
 mod crash;
 mod dead_filesystem;
 mod doors;
+mod every_step;
 mod file_claim;
 mod first_request;
+mod first_steps;
 mod hotplug;
 mod journey;
 mod reading;
