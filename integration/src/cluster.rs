@@ -491,8 +491,12 @@ fn read_variables(file: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// The first of [`PORTS`] ports in a row that are free, below those that members (20000 and up) and the kernel take.
-fn free_ports() -> Result<u16> {
+/// The first of as many ports in a row as an instance takes that are free, below those that members (20000 and up)
+/// and the kernel take.
+///
+/// # Errors
+/// There are none.
+pub fn free_ports() -> Result<u16> {
     let first = u16::try_from(std::process::id() % 400)? * 20 + 10_000;
     let candidates = (first..18_000).chain(10_000..first).step_by(20);
     for base in candidates {

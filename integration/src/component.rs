@@ -116,6 +116,12 @@ impl Component {
         Ok(())
     }
 
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let answer = self.http.get(&self.ready).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
     /// Waits until it says that it is ready.
     ///
     /// # Errors
@@ -195,11 +201,11 @@ impl Component {
         let _ = fs::remove_file(&self.fault);
     }
 
-    /// Whether it died at the armed point; then it is started again, and ready.
+    /// Whether it died at the armed point.
     ///
     /// # Errors
-    /// It ended in another way, or does not come back.
-    pub async fn revive(&mut self) -> Result<bool> {
+    /// It ended in another way.
+    pub fn has_died(&mut self) -> Result<bool> {
         let Some(status) = self.ended()? else {
             return Ok(false);
         };
@@ -209,9 +215,20 @@ impl Component {
             self.name,
             self.last_words()
         );
-        self.start()?;
-        self.ready(Duration::from_secs(60)).await?;
         Ok(true)
+    }
+
+    /// As [`Component::has_died`]; then it is started again, and ready.
+    ///
+    /// # Errors
+    /// It ended in another way, or does not come back.
+    pub async fn revive(&mut self) -> Result<bool> {
+        let died = self.has_died()?;
+        if died {
+            self.start()?;
+            self.ready(Duration::from_secs(60)).await?;
+        }
+        Ok(died)
     }
 
     /// Every fault point that the program has, with what passes it.

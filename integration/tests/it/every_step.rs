@@ -374,7 +374,7 @@ fn has_code(error: &anyhow::Error, code: u16) -> bool {
 }
 
 /// A pool that claims the one free drive, until it is Ready.
-async fn take(cluster: &Cluster) -> Result<()> {
+pub async fn take(cluster: &Cluster) -> Result<()> {
     quietly(PATIENCE, "the pool is made", || async {
         match kube(cluster, Method::POST, POOLS, Some(&pool())).await {
             Err(error) if !has_code(&error, 409) => Err(error),
@@ -391,7 +391,7 @@ async fn take(cluster: &Cluster) -> Result<()> {
 }
 
 /// The pool deleted, until its drive is released and it is gone.
-async fn release(cluster: &Cluster) -> Result<()> {
+pub async fn release(cluster: &Cluster) -> Result<()> {
     let path = format!("{POOLS}/step");
     quietly(PATIENCE, "the pool's deletion is taken", || async {
         match kube(cluster, Method::DELETE, &path, None).await {
@@ -410,7 +410,7 @@ async fn release(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-fn put_away(drive: &LoopDrive) -> Result<()> {
+pub fn put_away(drive: &LoopDrive) -> Result<()> {
     drive.detach()?;
     Ok(std::fs::remove_file(&drive.file)?)
 }
