@@ -6,10 +6,11 @@ use clap::Parser as _;
 use smart_storage_controller::{
     app,
     config::{Command, CommandLine, Config, EXIT_USAGE},
-    telemetry,
+    fault, telemetry,
 };
 
 fn main() -> ExitCode {
+    fault::announce();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => {

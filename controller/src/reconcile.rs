@@ -145,6 +145,8 @@ pub enum Change {
         /// Name of its claim.
         claim: String,
     },
+    /// New credentials were written for a volume.
+    Rotated(String),
 }
 
 /// Starts one watch a kind and keeps the stores current; every change is told on the channel after the store has it.
@@ -398,6 +400,7 @@ where
         serde_json::from_value(value).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
     api.replace_status(&object.name_any(), &PostParams::default(), &object)
         .await?;
+    crate::fault::point("status-published");
     Ok(true)
 }
 

@@ -80,10 +80,13 @@ impl Allocator {
         }
         crate::fault::point("after-reserve");
         match self.volumes.create(&PostParams::default(), volume).await {
-            Ok(volume) => Ok(Granted::Written {
-                volume: Box::new(volume),
-                existed: false,
-            }),
+            Ok(volume) => {
+                crate::fault::point("volume-written");
+                Ok(Granted::Written {
+                    volume: Box::new(volume),
+                    existed: false,
+                })
+            }
             Err(error) => {
                 // Whether it was written after all is not known where the answer was lost: counting tells.
                 self.count(&placement.pool).await?;
@@ -139,6 +142,7 @@ impl Allocator {
             self.count(&pool).await?;
             return Err(error.into());
         }
+        crate::fault::point("volume-grown");
         Ok(Ok(()))
     }
 

@@ -169,6 +169,7 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action
         .await
     {
         Ok(result) if result.ok => {
+            crate::fault::point("member-told");
             context.told(&member.spec.member_id, &place.node, session);
             Action::requeue(TRY_AGAIN)
         }
@@ -248,7 +249,10 @@ async fn release(member: &PoolMember, place: &Place, context: &Context) -> Actio
         member_id: member.spec.member_id.clone(),
     });
     match context.hub.ask(&place.node, command, ANSWER_WITHIN).await {
-        Ok(result) if result.ok => context.released(&member.spec.member_id),
+        Ok(result) if result.ok => {
+            crate::fault::point("member-released");
+            context.released(&member.spec.member_id);
+        }
         Ok(result) => context.refused(
             &member.spec.member_id,
             Refusal {
