@@ -6,6 +6,7 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod abuse;
 mod crash;
 mod dead_filesystem;
 mod doors;
