@@ -6,6 +6,7 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod abuse;
 mod chaos;
 mod conformance;
 mod crash;
