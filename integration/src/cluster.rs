@@ -29,6 +29,7 @@ use crate::{
     clients::{Filer, Rest, S3},
     drives::{LoopDrive, run},
     eventually::eventually,
+    tokens::Keys,
 };
 
 /// How many ports after the first an instance takes.
@@ -248,7 +249,19 @@ impl Cluster {
     /// # Errors
     /// The file `env` lacks a variable.
     pub fn filer(&self) -> Result<Filer> {
-        Ok(Filer::new(self.http.clone(), self.variable("WEED_FILER_URL")?))
+        Ok(Filer::new(
+            self.http.clone(),
+            self.variable("WEED_FILER_URL")?,
+            Keys::of(&self.security()?)?,
+        ))
+    }
+
+    /// The folder with SeaweedFS's certificates and keys.
+    ///
+    /// # Errors
+    /// The file `env` lacks the variable.
+    pub fn security(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(self.variable("WEED_SECURITY")?))
     }
 
     /// The claim's bucket, with credentials that are made for it now (older ones end).
@@ -300,8 +313,9 @@ impl Cluster {
             )
         };
         let script = format!(
-            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' shell -master={} -filer={}",
+            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' -config_dir='{}' shell -master={} -filer={}",
             weed(),
+            self.security()?.join("core").display(),
             grpc(9),
             grpc(11)
         );

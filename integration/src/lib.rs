@@ -19,6 +19,7 @@ pub mod drives;
 pub mod eventually;
 pub mod needs;
 pub mod solo;
+pub mod tokens;
 
 pub use clients::{Filer, Rest, S3};
 pub use cluster::{Cluster, Setup};
