@@ -274,6 +274,7 @@ impl House {
             cluster_id,
             Arc::new(Timestamp::now),
             observed,
+            changes.clone(),
         );
         Ok(Self {
             context: Arc::new(context),

@@ -314,8 +314,7 @@ async fn remove(
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
-    context.allocator.recount(&volume.spec.placement.pool).await?;
-    crate::fault::point("promise-recounted");
+    context.allocator.recount_soon(&volume.spec.placement.pool);
     Ok(Action::await_change())
 }
 
