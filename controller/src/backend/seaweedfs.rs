@@ -30,6 +30,8 @@
 mod address;
 mod directory;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod identity;
 #[cfg(test)]
