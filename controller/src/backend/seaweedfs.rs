@@ -31,6 +31,8 @@ mod address;
 mod directory;
 mod endpoints;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod identity;
 #[cfg(test)]
