@@ -422,6 +422,7 @@ where
         serde_json::from_value(value).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
     api.replace_status(&object.name_any(), &PostParams::default(), &object)
         .await?;
+    crate::fault::point("status-published");
     Ok(true)
 }
 

@@ -101,7 +101,10 @@ impl Allocator {
         }
         crate::fault::point("after-reserve");
         match self.volumes.create(&PostParams::default(), volume).await {
-            Ok(volume) => Ok(written(volume, false)),
+            Ok(volume) => {
+                crate::fault::point("volume-written");
+                Ok(written(volume, false))
+            }
             Err(error) if is_already_there(&error) => match self.volumes.get_opt(&name).await? {
                 Some(volume) => Ok(written(volume, true)),
                 None => Err(error.into()),
@@ -147,6 +150,7 @@ impl Allocator {
         self.volumes
             .replace(name, &PostParams::default(), &volume)
             .await?;
+        crate::fault::point("volume-grown");
         Ok(Ok(()))
     }
 
@@ -231,10 +235,16 @@ impl Allocator {
                     continue;
                 }
             };
+            let frees = ledger.promised < ledger_of(&status).promised;
             match self.write(object, ledger, None).await {
                 Err(Error::Conflict) => {}
                 Err(Error::Kube(error)) if is_not_found(&error) => return Ok(()),
-                result => return result,
+                result => {
+                    if frees {
+                        crate::fault::point("promise-recounted");
+                    }
+                    return result;
+                }
             }
         }
         Err(Error::Conflict)

@@ -202,8 +202,14 @@ fn order(member: &PoolMember, place: &Place, command: Command, done: bool, conte
         let releases = matches!(command, Command::ReleaseMember(_));
         let answer = context.hub.ask(&node, command, ANSWER_WITHIN).await;
         match answer {
-            Ok(result) if result.ok && releases => context.released(&id),
-            Ok(result) if result.ok => context.taken(&id, TRY_AGAIN),
+            Ok(result) if result.ok && releases => {
+                crate::fault::point("member-released");
+                context.released(&id);
+            }
+            Ok(result) if result.ok => {
+                crate::fault::point("member-told");
+                context.taken(&id, TRY_AGAIN);
+            }
             Ok(result) => {
                 tracing::warn!(member = %name, %node, reason = %result.reason, message = %result.message, "member refused");
                 let again = if result.retryable || releases {

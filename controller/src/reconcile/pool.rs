@@ -266,6 +266,7 @@ async fn claim(
         );
         match api.create(&PostParams::default(), &member).await {
             Ok(_) => {
+                crate::fault::point("member-made");
                 let note = format!("drive {id} ({} on {node}) claimed", drive.facts.name);
                 tracing::info!(pool = %name, drive = %id, %node, device = %drive.facts.name, "drive claimed");
                 context.event(pool, true, "DriveClaimed", note).await;
@@ -295,7 +296,7 @@ async fn release(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
     {
         match api.delete(&member.name_any(), &DeleteParams::default()).await {
             Err(error) if !is_not_found(&error) => return Err(error.into()),
-            _ => {}
+            _ => crate::fault::point("member-deletion-asked"),
         }
     }
     Ok(members.is_empty() && live_members(&name, &api).await?.is_empty())

@@ -40,7 +40,8 @@ impl Mount {
     async fn of(cluster: &Cluster, claim: &Value) -> Result<Self> {
         let folder = cluster.state().join("mnt").join(text(claim, "/name")?);
         fs::create_dir_all(&folder)?;
-        let line = text(claim, "/access/mount")?;
+        let security = cluster.security()?.join("mount");
+        let line = text(claim, "/access/mount")?.replace("<SECURITY>", &security.display().to_string());
         let mut words = line
             .split_whitespace()
             .skip_while(|word| !word.ends_with("weed"))
