@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod drives;
 pub mod eventually;
 pub mod needs;
+pub mod raw;
 pub mod tokens;
 
 pub use clients::{Filer, Rest, S3};

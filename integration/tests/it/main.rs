@@ -15,3 +15,5 @@ mod hotplug;
 mod journey;
 mod reading;
 mod restart;
+mod separate;
+mod strangers;
