@@ -4,29 +4,27 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use reqwest::Client;
 
-use crate::{clients::Rest, drives::run, eventually::eventually};
+use crate::{clients::Rest, cluster::free_ports, component::Component, drives::run};
 
-/// The listeners of a controller.
+/// The listeners of a controller, one port after the other.
 const DOORS: [&str; 7] = ["api", "grpc", "agent", "enrol", "kube-api", "health", "metrics"];
 
 /// A controller process. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Solo {
+    /// The process.
+    pub controller: Component,
     data: PathBuf,
-    program: PathBuf,
-    log: PathBuf,
-    ports: Vec<u16>,
+    base: u16,
     http: Client,
-    child: Option<Child>,
 }
 
 impl Solo {
@@ -37,65 +35,26 @@ impl Solo {
     pub async fn start(data: &Path, log: &Path) -> Result<Self> {
         // The first to come sets it; whoever comes later finds the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = std::env::var_os("SMART_STORAGE_BIN").context("SMART_STORAGE_BIN is not set")?;
-        let listeners: Vec<TcpListener> = DOORS
-            .iter()
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()?;
-        let ports = listeners.iter().map(|l| Ok(l.local_addr()?.port()));
-        let ports = ports.collect::<Result<_>>()?;
-        drop(listeners);
-        let mut solo = Self {
-            data: data.to_owned(),
-            program: Path::new(&folder).join("smart-storage-controller"),
-            log: log.to_owned(),
-            ports,
-            http: Client::builder().timeout(Duration::from_secs(20)).build()?,
-            child: None,
-        };
-        solo.again()?;
-        solo.ready().await?;
-        Ok(solo)
-    }
-
-    /// Starts it again after [`Solo::kill9`].
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn again(&mut self) -> Result<()> {
-        let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
-        command.arg("--standalone").arg("--data-dir").arg(&self.data);
-        for (door, port) in DOORS.iter().zip(&self.ports) {
-            command.args([format!("--{door}-addr"), format!("127.0.0.1:{port}")]);
+        let folder = std::env::var("SMART_STORAGE_BIN").context("SMART_STORAGE_BIN is not set")?;
+        let base = free_ports()?;
+        let mut line = vec![
+            format!("{folder}/smart-storage-controller"),
+            "--standalone".to_owned(),
+            "--data-dir".to_owned(),
+            data.display().to_string(),
+        ];
+        for (offset, door) in (0..).zip(DOORS) {
+            line.extend([format!("--{door}-addr"), format!("127.0.0.1:{}", base + offset)]);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.child = Some(command.spawn().with_context(|| format!("{command:?}"))?);
-        Ok(())
-    }
-
-    /// `kill -9`.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn kill9(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("it does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
-    }
-
-    /// Waits until it says that it is ready.
-    ///
-    /// # Errors
-    /// It does not within a minute.
-    pub async fn ready(&self) -> Result<()> {
-        eventually(Duration::from_secs(60), "the controller is ready", || async {
-            let (code, text) = self.readiness().await?;
-            ensure!(code == 200, "{code}: {text}");
-            Ok(Some(()))
+        let mut controller = Component::new("controller", line, log.to_owned())?;
+        controller.start()?;
+        controller.ready(Duration::from_secs(60)).await?;
+        Ok(Self {
+            controller,
+            data: data.to_owned(),
+            base,
+            http: Client::builder().timeout(Duration::from_secs(20)).build()?,
         })
-        .await
     }
 
     /// What `/readyz` answers.
@@ -121,9 +80,9 @@ impl Solo {
     }
 
     fn url(&self, door: &str, path: &str) -> Result<String> {
-        let index = DOORS.iter().position(|name| *name == door).context("a door")?;
-        let port = self.ports.get(index).context("a port")?;
-        Ok(format!("http://127.0.0.1:{port}{path}"))
+        let offset = (0..).zip(DOORS).find(|(_, name)| *name == door);
+        let (offset, _) = offset.context("a door")?;
+        Ok(format!("http://127.0.0.1:{}{path}", self.base + offset))
     }
 
     fn token(&self) -> Result<String> {
@@ -163,14 +122,6 @@ impl Solo {
         // Every answer is taken as it comes.
         config.default_retry = false;
         Ok(kube::Client::try_from(config)?)
-    }
-}
-
-impl Drop for Solo {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            let _ = self.kill9();
-        }
     }
 }
 

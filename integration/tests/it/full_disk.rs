@@ -14,7 +14,9 @@ use smart_storage_integration::{
 
 use crate::reading::{list, text};
 
+/// Of the small disk.
 const MIB: u64 = 12;
+const READY: Duration = Duration::from_secs(60);
 
 async fn claim(rest: &Rest, name: &str) -> Result<(StatusCode, Value)> {
     let ask = json!({"name": name, "storage_type": "file", "capacity_bytes": 1 << 20});
@@ -117,7 +119,7 @@ async fn fill_and_free(disk: &SmallDisk, solo: &mut Solo) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    solo.ready().await?;
+    solo.controller.ready(READY).await?;
     ensure!(solo.metric(WRITABLE).await? == "1");
     acknowledged.push("after".to_owned());
     converged(&rest, &acknowledged).await?;
@@ -134,10 +136,10 @@ async fn fill_and_free(disk: &SmallDisk, solo: &mut Solo) -> Result<()> {
     // Full once more, and killed there: what was acknowledged is there when it starts again.
     disk.fill()?;
     exhaust(&place).await?;
-    solo.kill9()?;
+    solo.controller.kill()?;
     disk.free()?;
-    solo.again()?;
-    solo.ready().await?;
+    solo.controller.start()?;
+    solo.controller.ready(READY).await?;
     converged(&solo.rest()?, &acknowledged).await
 }
 

@@ -84,6 +84,7 @@ fn make_file(path: &Path) -> Result<(), redb::Error> {
     // Locked before it is emptied: it may be another process that makes it.
     let backend = FileBackend::new(file.try_clone()?)?;
     file.set_len(0)?;
+    crate::fault::point("store-file-made");
     let disk = Disk {
         database: redb::Builder::new().create_with_backend(backend)?,
     };
@@ -135,6 +136,7 @@ impl Disk {
             numbers.insert("revision", 1)?;
         }
         write.commit()?;
+        crate::fault::point("store-made");
         Ok(())
     }
 
@@ -186,7 +188,9 @@ impl Disk {
                 }
                 write.open_table(NUMBERS)?.insert("revision", revision)?;
             }
+            crate::fault::point("store-before-commit");
             write.commit()?;
+            crate::fault::point("store-after-commit");
             Ok(())
         };
         commit().map_err(|e| failed(e, None))
