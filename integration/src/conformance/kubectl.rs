@@ -297,7 +297,7 @@ async fn refused(k: &Typed<'_>) -> Result<()> {
 
 async fn following(k: &Typed<'_>) -> Result<()> {
     let mut child = k
-        .command(&["get", "uclaim", "--watch", "--output-watch-events", "-o", "name"])
+        .command(&["get", "uclaim", "--watch", "--output-watch-events"])
         .spawn()?;
     let out = child.stdout.take().context("its output")?;
     let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(out));
@@ -305,7 +305,8 @@ async fn following(k: &Typed<'_>) -> Result<()> {
         let until = async {
             loop {
                 let line = lines.next_line().await?.context("get --watch ended")?;
-                if line.starts_with(word) && line.trim_end().ends_with(name) {
+                let mut words = line.split_whitespace();
+                if words.next() == Some(word) && words.next() == Some(name) {
                     return Ok(());
                 }
             }
@@ -314,10 +315,10 @@ async fn following(k: &Typed<'_>) -> Result<()> {
             .await
             .with_context(|| format!("get --watch never says {word} {name}"))?
     };
-    next("ADDED", "/d").await?;
+    next("ADDED", "d").await?;
     k.works("delete uclaim d --wait --timeout 30s", "", &["deleted"])
         .await?;
-    next("DELETED", "/d").await?;
+    next("DELETED", "d").await?;
     child.kill().await?;
 
     let condition = r#"{"status":{"conditions":[{"type":"Tried","status":"True","reason":"Hand","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
