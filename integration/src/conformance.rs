@@ -10,6 +10,11 @@
 //! server that somebody uses; all is taken away again. Reconcilers may be at work beside it: whatever they write
 //! (a status) is judged by the answer to one's own request, never by a later reading.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "of JSON values only: what is not there reads as null"
+)]
+
 mod discovering;
 mod kubectl;
 mod listing;
