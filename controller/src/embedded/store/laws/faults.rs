@@ -311,3 +311,41 @@ async fn a_file_that_was_taken_away_is_missed_and_not_made_anew() {
     step.write(&store).await.unwrap();
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_refusal_that_rests_on_a_write_that_failed_falls_with_it() {
+    let paper = Paper::default();
+    let store = std::sync::Arc::new(Store::open(paper.place(), Limits::default()).unwrap());
+    paper.fails(Fault::Full, 0);
+    // The writer is held, so that both creations share one commit.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let first = std::sync::Arc::clone(&store);
+    let holder = tokio::spawn(async move {
+        let wait = move |_: &mut super::Transaction<'_>| {
+            held.recv().unwrap();
+            Ok::<_, StoreError>(())
+        };
+        first.write(false, wait).await
+    });
+    let creations: Vec<_> = (0..2)
+        .map(|_| {
+            let store = std::sync::Arc::clone(&store);
+            tokio::spawn(async move {
+                let create = |t: &mut super::Transaction<'_>| match t.get(&key("one")) {
+                    Some(_) => Err(StoreError::Encoding("the name is taken".to_owned())),
+                    None => t.put(key("one"), thing("one", 10)).map(|_| ()),
+                };
+                store.write(false, create).await
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    for creation in creations {
+        assert_eq!(creation.await.unwrap(), Err(StoreError::NoSpace));
+    }
+    store.close().await;
+}
