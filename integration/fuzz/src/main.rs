@@ -109,7 +109,8 @@ fn child(target: &Target, flags: &Flags) -> ExitCode {
     drop(run::attempt(target, &[]));
     let now = now_file(&flags.out, target.name, flags.seed);
     let mut places = BTreeSet::new();
-    let mut run = match Run::begin(target, flags.seed, Some(&now)) {
+    let begun = |tried: usize| println!("at {tried} {tried} 0");
+    let mut run = match Run::begin(target, flags.seed, Some(&now), begun) {
         Ok(run) => run,
         Err(failure) => {
             tell(target, &failure, &flags.out, &mut places);

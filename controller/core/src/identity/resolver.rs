@@ -10,6 +10,10 @@ use super::{
 };
 use crate::drive::DriveId;
 
+/// Twins that a conflict names for each piece of evidence: a node that tells of a thousand devices with one serial
+/// must not fill the memory of the fleet with a million reasons.
+const TWINS_NAMED: usize = 3;
+
 pub(super) struct Resolver<'a> {
     pub(super) known: &'a [KnownDrive],
     pub(super) seen: &'a [SeenDrive<'a>],
@@ -108,24 +112,26 @@ impl Resolver<'_> {
     /// Devices that carry the same evidence as another device that is seen now.
     fn duplicates(&self) -> BTreeMap<usize, BTreeSet<String>> {
         let mut conflicts: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        for holders in index(self.seen_pieces).values() {
-            for &a in holders {
-                for &b in holders {
-                    let (pa, pb) = (self.primary(a), self.primary(b));
-                    if pa == pb {
-                        continue;
-                    }
-                    let (Some(left), Some(right)) = (self.seen_pieces.get(a), self.seen_pieces.get(b)) else {
-                        continue;
-                    };
-                    if let Some(words) = evidence::cannot_both_be(left, right) {
-                        let reason = format!("{} has the same evidence: {words}", self.place(b));
-                        conflicts.entry(pa).or_default().insert(reason);
-                    }
+        for (_, mut holders) in index(self.seen_pieces) {
+            // By place, so that the twins that are named do not hang on the order of the question.
+            holders.sort_by_cached_key(|i| self.place(*i));
+            for &a in &holders {
+                let twins = holders.iter().filter_map(|&b| Some((b, self.twins(a, b)?)));
+                for (b, words) in twins.take(TWINS_NAMED) {
+                    let reason = format!("{} has the same evidence: {words}", self.place(b));
+                    conflicts.entry(self.primary(a)).or_default().insert(reason);
                 }
             }
         }
         conflicts
+    }
+
+    /// Why two devices of different drives cannot be told apart, where that is so.
+    fn twins(&self, a: usize, b: usize) -> Option<String> {
+        if self.primary(a) == self.primary(b) {
+            return None;
+        }
+        evidence::cannot_both_be(self.seen_pieces.get(a)?, self.seen_pieces.get(b)?)
     }
 
     fn place(&self, i: usize) -> String {
