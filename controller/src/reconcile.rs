@@ -315,14 +315,11 @@ where
         .debounce(DEBOUNCE)
         .concurrency(AT_ONCE);
     let (reader, writer) = reflector::store();
-    let own = watcher(
-        Api::<K>::all(context.client.clone()),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .reflect(writer)
-    .touched_objects()
-    .predicate_filter(asked::<K>, PredicateConfig::default());
+    let own = watcher(Api::<K>::all(context.client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(asked::<K>, PredicateConfig::default());
     let controller = Controller::for_stream(own, reader).with_config(settings);
     let measured = move |object: Arc<K>, context: Arc<Context>| {
         let (reconcile, started) = (reconcile.clone(), context.now());

@@ -103,10 +103,7 @@ impl Ledger {
     /// Takes back the reservation of a new volume whose write was refused; only its own maker may.
     #[must_use]
     pub fn withdraw(&self, volume: &str, by: &str) -> Self {
-        let Some(own) = self
-            .of(volume)
-            .filter(|own| own.by == by && own.grows.is_none())
-        else {
+        let Some(own) = self.of(volume).filter(|own| own.by == by && own.grows.is_none()) else {
             return self.clone();
         };
         Self {

@@ -224,9 +224,8 @@ impl Allocator {
             let held: Vec<Held<'_>> = volumes.iter().map(|volume| held(volume, pool)).collect();
             let status = object.status.clone().unwrap_or_default();
             let unwanted = self.unwanted(&status, &held).await?;
-            let counted = ledger_of(&status).recount(&held, |reservation| {
-                unwanted.contains(&reservation.volume)
-            });
+            let counted =
+                ledger_of(&status).recount(&held, |reservation| unwanted.contains(&reservation.volume));
             let ledger = match counted {
                 Counted::Ledger(ledger) => ledger,
                 Counted::Fence(names) => {
@@ -278,7 +277,8 @@ impl Allocator {
             return Ok(());
         };
         let version = volume.resource_version();
-        let patch = json!({"metadata": {"resourceVersion": version, "annotations": {ANNOTATION_FENCE: version}}});
+        let patch =
+            json!({"metadata": {"resourceVersion": version, "annotations": {ANNOTATION_FENCE: version}}});
         match self
             .volumes
             .patch(name, &PatchParams::default(), &Patch::Merge(patch))

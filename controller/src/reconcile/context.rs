@@ -237,7 +237,9 @@ impl Context {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         // What was not tried for so long is gone.
         failures.retain(|_, failed| now.duration_since(failed.last).unsigned_abs() < FORGOTTEN_AFTER);
-        let failed = failures.entry(key.to_owned()).or_insert(Failures { count: 0, last: now });
+        let failed = failures
+            .entry(key.to_owned())
+            .or_insert(Failures { count: 0, last: now });
         failed.count = failed.count.saturating_add(1);
         failed.last = now;
         let count = failed.count;

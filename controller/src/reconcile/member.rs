@@ -166,13 +166,7 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Arc<Context>) -> A
         return Action::await_change();
     };
     match ensure_command(&live, place, context) {
-        Ok(command) => order(
-            member,
-            place,
-            Command::EnsureMember(command),
-            serves,
-            context,
-        ),
+        Ok(command) => order(member, place, Command::EnsureMember(command), serves, context),
         Err(refusal) => {
             context.refused(&member.spec.member_id, refusal, TRY_AGAIN);
             Action::requeue(TRY_AGAIN)
@@ -189,13 +183,7 @@ fn is_here(place: &Place) -> bool {
 }
 
 /// Gives an order where it is due, and comes back when its answer is there. `done`: what it wants is so.
-fn order(
-    member: &PoolMember,
-    place: &Place,
-    command: Command,
-    done: bool,
-    context: &Arc<Context>,
-) -> Action {
+fn order(member: &PoolMember, place: &Place, command: Command, done: bool, context: &Arc<Context>) -> Action {
     let session = place
         .record
         .as_ref()
@@ -249,10 +237,7 @@ fn unheard(error: &SendError, member: &str, releases: bool) -> Refusal {
         SendError::Busy(_) => ("AgentBusy", error.to_string()),
         SendError::Unanswered(_) => (
             "AgentSlow",
-            format!(
-                "{error} within {} s; it is asked again",
-                ANSWER_WITHIN.as_secs()
-            ),
+            format!("{error} within {} s; it is asked again", ANSWER_WITHIN.as_secs()),
         ),
     };
     if releases {

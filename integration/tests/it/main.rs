@@ -19,5 +19,8 @@ mod first_steps;
 mod full_disk;
 mod hotplug;
 mod journey;
+mod no_byte_twice;
 mod reading;
 mod restart;
+mod separate;
+mod strangers;

@@ -40,7 +40,11 @@ fn counted(ledger: &Ledger, volumes: &[Held<'_>]) -> Ledger {
 fn a_promise_is_counted_before_its_volume_is_there_and_once_when_it_is() {
     let ledger = Ledger::default().reserve(100, ask("uv-1", 40, "a"), 0).unwrap();
     assert_eq!(ledger.promised, 40);
-    assert_eq!(counted(&ledger, &[]), ledger, "a count in between forgets nothing");
+    assert_eq!(
+        counted(&ledger, &[]),
+        ledger,
+        "a count in between forgets nothing"
+    );
     let after = counted(&ledger, &[volume("uv-1", 40)]);
     assert_eq!((after.promised, after.reservations.len()), (40, 0));
 }
@@ -56,9 +60,7 @@ fn the_same_volume_again_costs_nothing_and_belongs_to_who_asked_last() {
 
 #[test]
 fn what_is_reserved_for_a_volume_is_not_in_its_own_way() {
-    let ledger = Ledger::default()
-        .reserve(100, ask("uv-1", 100, "a"), 0)
-        .unwrap();
+    let ledger = Ledger::default().reserve(100, ask("uv-1", 100, "a"), 0).unwrap();
     assert_eq!(ledger.promised_to_others("uv-1"), 0);
     assert_eq!(ledger.promised_to_others("uv-2"), 100);
     assert!(ledger.reserve(100, ask("uv-2", 1, "a"), 0).is_err());
@@ -81,7 +83,13 @@ fn a_growth_costs_the_difference_and_is_fenced_before_it_is_forgotten() {
     };
     let growing = ledger.reserve(100, growth("uv-1", 90, "7"), 40).unwrap();
     assert_eq!(growing.promised, 90);
-    assert_eq!(ledger.reserve(80, growth("uv-1", 90, "7"), 40).unwrap_err().needed, 50);
+    assert_eq!(
+        ledger
+            .reserve(80, growth("uv-1", 90, "7"), 40)
+            .unwrap_err()
+            .needed,
+        50
+    );
     // Its write may still come: the volume is as it was read.
     assert_eq!(
         growing.recount(&[volume("uv-1", 40)], |_| true),

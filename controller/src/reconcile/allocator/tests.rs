@@ -64,7 +64,11 @@ impl Bed {
             "spec": {"storageType": "file", "capacity": "1", "volumeName": name},
         }))
         .unwrap();
-        let claim = self.claims().create(&PostParams::default(), &claim).await.unwrap();
+        let claim = self
+            .claims()
+            .create(&PostParams::default(), &claim)
+            .await
+            .unwrap();
         let mut volume = volume(name, bytes);
         volume.spec.claim_ref.uid = claim.uid().unwrap();
         volume
@@ -123,7 +127,9 @@ async fn reserve_and_die(allocator: &Allocator, volume: &UnifiedVolume) {
         by: allocator.name.clone(),
         grows: None,
     };
-    let reserved = allocator.reserve("p", &ask, 0, Some(&volume.spec.claim_ref)).await;
+    let reserved = allocator
+        .reserve("p", &ask, 0, Some(&volume.spec.claim_ref))
+        .await;
     assert!(reserved.unwrap().is_ok());
 }
 
@@ -142,7 +148,10 @@ async fn a_crash_between_reserve_and_create_is_forgotten_once_nobody_wants_the_v
         bed.allocator.recount("p").await.unwrap();
         assert_eq!(bed.promised().await, 100);
     }
-    bed.claims().delete("uv-b", &DeleteParams::default()).await.unwrap();
+    bed.claims()
+        .delete("uv-b", &DeleteParams::default())
+        .await
+        .unwrap();
     bed.allocator.recount("p").await.unwrap();
     assert_eq!(bed.promised().await, 40);
     assert!(matches!(

@@ -48,7 +48,10 @@ fn wish(volume: &str, slots: u64) -> Wish {
 #[test]
 fn freed_room_wakes_as_many_as_it_holds_and_those_who_came_first() {
     let wishes: Vec<Wish> = (0..170).map(|n| wish(&format!("uv-{n}"), 2)).collect();
-    assert_eq!(served(&wishes, &[], &[pool("p", 60, 60)], &[]), Vec::<usize>::new());
+    assert_eq!(
+        served(&wishes, &[], &[pool("p", 60, 60)], &[]),
+        Vec::<usize>::new()
+    );
     assert_eq!(served(&wishes, &[], &[pool("p", 60, 54)], &[]), [0, 1, 2]);
 }
 
@@ -73,7 +76,10 @@ fn a_growth_waits_in_the_same_line() {
 fn who_has_a_reservation_needs_no_room_of_others() {
     let mut full = pool("p", 60, 60);
     full.reserved.insert("uv-1".to_owned(), 2 * SLOT);
-    assert_eq!(served(&[wish("uv-0", 2), wish("uv-1", 2)], &[], &[full], &[]), [1]);
+    assert_eq!(
+        served(&[wish("uv-0", 2), wish("uv-1", 2)], &[], &[full], &[]),
+        [1]
+    );
 }
 
 proptest! {

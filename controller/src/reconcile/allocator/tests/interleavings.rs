@@ -145,7 +145,10 @@ impl World {
         if what < 6 {
             self.story.push(format!("leader {at} creates {name}"));
             let volume = wanted.volume.clone();
-            self.running.push((at, tokio::spawn(async move { drop(leader.create(&volume).await) })));
+            self.running.push((
+                at,
+                tokio::spawn(async move { drop(leader.create(&volume).await) }),
+            ));
         } else {
             let bytes = wanted.volume.spec.placement.promised_bytes + more;
             self.story.push(format!("leader {at} grows {name} to {bytes}"));
@@ -173,7 +176,11 @@ impl World {
         let Some(name) = self.any(&alive) else { return };
         self.story.push(format!("{name} is not wanted any more"));
         self.wanted.get_mut(&name).unwrap().lives = false;
-        self.bed.claims().delete(&name, &DeleteParams::default()).await.unwrap();
+        self.bed
+            .claims()
+            .delete(&name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     /// The volume of a claim that is gone is deleted, and a leader counts.
@@ -181,7 +188,8 @@ impl World {
         let dead = self.names(false);
         let Some(name) = self.any(&dead) else { return };
         let at = usize::try_from(self.dice.roll(2)).unwrap();
-        self.story.push(format!("{name} is deleted, leader {at} recounts"));
+        self.story
+            .push(format!("{name} is deleted, leader {at} recounts"));
         self.delete(&name).await;
         let leader = Arc::clone(&self.leaders[at]);
         let task = async move { drop(leader.recount("p").await) };
@@ -259,7 +267,13 @@ impl World {
     /// What holds after every write.
     async fn check(&mut self) {
         let status = self.bed.allocator.pools.get("p").await.unwrap().status.unwrap();
-        let volumes = self.bed.allocator.volumes.list(&ListParams::default()).await.unwrap();
+        let volumes = self
+            .bed
+            .allocator
+            .volumes
+            .list(&ListParams::default())
+            .await
+            .unwrap();
         let lives = |name: &str| self.wanted.get(name).is_some_and(|wanted| wanted.lives);
         let mut covered: BTreeMap<String, u64> = volumes
             .iter()
