@@ -154,8 +154,16 @@ mod tests {
     fn an_honest_message_is_decoded_as_ever() {
         let message: pb::AgentMessage = decode(snapshot(2000, 20)).unwrap();
         assert_eq!(Bytes::from(message.encode_to_vec()), snapshot(2000, 20));
-        assert_eq!(decode::<pb::AgentMessage>(Bytes::new()).unwrap(), pb::AgentMessage::default());
-        assert_eq!(decode::<pb::AgentMessage>(Bytes::from_static(b"\xff")).unwrap_err().code(), tonic::Code::Internal);
+        assert_eq!(
+            decode::<pb::AgentMessage>(Bytes::new()).unwrap(),
+            pb::AgentMessage::default()
+        );
+        assert_eq!(
+            decode::<pb::AgentMessage>(Bytes::from_static(b"\xff"))
+                .unwrap_err()
+                .code(),
+            tonic::Code::Internal
+        );
     }
 
     #[test]

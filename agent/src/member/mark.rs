@@ -585,7 +585,10 @@ mod tests {
     fn a_primary_table_that_nobody_can_believe_is_passed_over_for_the_backup() {
         let (file, geometry) = with_number(80, &u32::MAX.to_le_bytes());
         image(geometry).write_backup(&file).unwrap();
-        assert_eq!(read(&file, geometry).unwrap().map(|mark| mark.member), Some(member()));
+        assert_eq!(
+            read(&file, geometry).unwrap().map(|mark| mark.member),
+            Some(member())
+        );
         let released = MarkImage::released(&file, geometry, member()).unwrap();
         released.write_backup(&file).unwrap();
         released.write_primary(&file).unwrap();

@@ -192,7 +192,10 @@ mod tests {
         assert!(patched(&object, copies(5)).is_ok());
         for count in [7, 14] {
             let refused = patched(&object, copies(count)).unwrap_err();
-            assert_eq!((refused.code, refused.message.contains("levels deep")), (422, true));
+            assert_eq!(
+                (refused.code, refused.message.contains("levels deep")),
+                (422, true)
+            );
         }
     }
 
@@ -203,7 +206,11 @@ mod tests {
             .map(|n| json!({"op": "copy", "from": "/spec", "path": format!("/spec/{n}")}))
             .collect();
         assert_eq!(patched(&object, doubling).unwrap_err().code, 413);
-        let honest = json!([{"op": "copy", "from": "/spec", "path": "/status"}, {"op": "remove", "path": "/spec"}]);
-        assert_eq!(patched(&object, honest).unwrap(), json!({"status": {"text": "x".repeat(1000)}}));
+        let honest =
+            json!([{"op": "copy", "from": "/spec", "path": "/status"}, {"op": "remove", "path": "/spec"}]);
+        assert_eq!(
+            patched(&object, honest).unwrap(),
+            json!({"status": {"text": "x".repeat(1000)}})
+        );
     }
 }

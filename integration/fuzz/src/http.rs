@@ -18,10 +18,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use smart_storage_controller::{
     api::{Bearer, grpc_router, rest_router},
-    crd::{self, UnifiedStorageClaimSpec, UnifiedVolume},
+    crd::{self, UnifiedStorageClaim, UnifiedStorageClaimSpec, UnifiedVolume},
     embedded::Embedded,
     service::{
-        AgentAway, Agents, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials, Parts, RotateError, Service,
+        AgentAway, Agents, ClaimFinder, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials,
+        Parts, RotateError, Service,
+        view::{claim_id, id_by_uid},
     },
 };
 use tokio::runtime::Runtime;
@@ -153,6 +155,7 @@ impl CredentialRotation for Neighbours {
             secret_key: "SK".to_owned(),
             endpoint: "http://127.0.0.1:1".to_owned(),
             bucket: "b".to_owned(),
+            filer_token: None,
         };
         async move { Ok(made) }.boxed()
     }
@@ -161,6 +164,23 @@ impl CredentialRotation for Neighbours {
 impl Agents for Neighbours {
     fn probe_now<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), AgentAway>> {
         async move { Ok(()) }.boxed()
+    }
+}
+
+/// Finds claims by reading all of them.
+struct Finder(kube::Client);
+
+impl ClaimFinder for Finder {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        async move {
+            let all = kube::Api::<UnifiedStorageClaim>::all(self.0.clone());
+            let claims = all.list(&kube::api::ListParams::default()).await.ok()?.items;
+            let claim = claims
+                .into_iter()
+                .find(|claim| claim_id(claim) == id || id_by_uid(claim) == id)?;
+            Some((claim.metadata.namespace?, claim.metadata.name?))
+        }
+        .boxed()
     }
 }
 
@@ -195,7 +215,11 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     vec![
         (
             "/apis/storage.billyronks.io/v1/unifiedstorageclasses",
-            object("UnifiedStorageClass", "gold", json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"})),
+            object(
+                "UnifiedStorageClass",
+                "gold",
+                json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"}),
+            ),
         ),
         (
             "/apis/storage.billyronks.io/v1/storagenodes",
@@ -203,11 +227,19 @@ pub fn objects() -> Vec<(&'static str, Value)> {
         ),
         (
             "/apis/storage.billyronks.io/v1/unifiedpools",
-            object("UnifiedPool", "p1", json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}})),
+            object(
+                "UnifiedPool",
+                "p1",
+                json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}}),
+            ),
         ),
         (
             "/apis/storage.billyronks.io/v1/namespaces/default/unifiedstorageclaims",
-            object("UnifiedStorageClaim", "c1", json!({"storageType": "file", "capacity": "1Gi"})),
+            object(
+                "UnifiedStorageClaim",
+                "c1",
+                json!({"storageType": "file", "capacity": "1Gi"}),
+            ),
         ),
         (
             "/api/v1/namespaces/default/configmaps",
@@ -240,6 +272,7 @@ impl Bed {
                 dry_run: neighbours.clone(),
                 credentials: neighbours.clone(),
                 agents: neighbours,
+                finder: Arc::new(Finder(embedded.client())),
                 clock: Arc::new(Timestamp::now),
                 health: Arc::new(|| Health {
                     ready: true,
@@ -302,7 +335,12 @@ impl Bed {
     fn restore(&mut self) -> bool {
         for (path, version) in self.there() {
             if self.begun.get(&path) != Some(&version) {
-                drop(self.send("PATCH", &path, "application/merge-patch+json", r#"{"metadata":{"finalizers":null}}"#));
+                drop(self.send(
+                    "PATCH",
+                    &path,
+                    "application/merge-patch+json",
+                    r#"{"metadata":{"finalizers":null}}"#,
+                ));
                 drop(self.send("DELETE", &path, "application/json", ""));
             }
         }
@@ -349,7 +387,9 @@ impl Bed {
                     }
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => answered.body.extend_from_slice(&data),
-                        Err(frame) => answered.trailers.extend(frame.into_trailers().unwrap_or_default()),
+                        Err(frame) => answered
+                            .trailers
+                            .extend(frame.into_trailers().unwrap_or_default()),
                     },
                     Some(Err(_)) => break,
                 }
@@ -361,7 +401,10 @@ impl Bed {
     /// A `GET` of the Kubernetes API.
     #[must_use]
     pub fn get(&self, path: &str) -> Answered {
-        self.ask(Door::Kube, Request::get(path).body(Body::empty()).expect("a request"))
+        self.ask(
+            Door::Kube,
+            Request::get(path).body(Body::empty()).expect("a request"),
+        )
     }
 
     /// The resourceVersion of everything: it moves with every write.
