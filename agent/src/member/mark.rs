@@ -22,6 +22,9 @@ use crate::hardware::signatures::{self, Source};
 /// Alignment of the partition's start and end, bytes.
 const ALIGNMENT: u64 = 1 << 20;
 
+/// Size of an entry of our table, bytes. Other tables may have larger ones.
+const ENTRY_BYTES: u32 = 128;
+
 /// A GPT partition name has room for this many UTF-16 units.
 const LABEL_UNITS: usize = 36;
 
@@ -225,6 +228,14 @@ pub(super) fn read(drive: &File, geometry: Geometry) -> Result<Option<FoundMark>
     let Some(table) = table.filter(|table| table.primary_valid || table.backup_valid) else {
         return Ok(None);
     };
+    let header = if table.primary_valid {
+        1
+    } else {
+        last_block(geometry)
+    };
+    if entry_bytes(&MemoryDrive::new(geometry, Some(drive.try_clone()?)).load(header)?) != Some(ENTRY_BYTES) {
+        return Ok(None);
+    }
     let [partition] = table.entries.as_slice() else {
         return Ok(None);
     };
@@ -250,21 +261,28 @@ pub(super) fn read(drive: &File, geometry: Geometry) -> Result<Option<FoundMark>
 /// The drive as a library may see it that believes every number in a header whose checksum is right, and panics at
 /// some: a copy that is not right in all its parts reads as zeros.
 fn believable(drive: &File, geometry: Geometry) -> Result<MemoryDrive, MarkError> {
-    /// Bytes of an entry, at this place of the header: ours have no other.
-    const ENTRY: (usize, u32) = (84, 128);
     let table = signatures::gpt(drive, geometry.size, geometry.block)?;
     let valid = table.map_or((false, false), |table| (table.primary_valid, table.backup_valid));
-    let last = (geometry.size / geometry.block).saturating_sub(1);
     let mut seen = MemoryDrive::new(geometry, Some(drive.try_clone()?));
-    for (block, valid) in [(1, valid.0), (last, valid.1)] {
+    for (block, valid) in [(1, valid.0), (last_block(geometry), valid.1)] {
         let mut header = seen.load(block)?;
-        let entry = header.get(ENTRY.0..).and_then(|rest| rest.first_chunk().copied());
-        if !valid || entry.map(u32::from_le_bytes) != Some(ENTRY.1) {
+        if !valid || entry_bytes(&header) != Some(ENTRY_BYTES) {
             header.fill(0);
             seen.blocks.insert(block, header);
         }
     }
     Ok(seen)
+}
+
+/// Where the backup's header lies.
+fn last_block(geometry: Geometry) -> u64 {
+    (geometry.size / geometry.block).saturating_sub(1)
+}
+
+/// Size of an entry, as a header says it.
+fn entry_bytes(header: &[u8]) -> Option<u32> {
+    let bytes = header.get(84..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 fn member_type(guid: &str) -> Type {

@@ -46,8 +46,11 @@ impl Resolver<'_> {
             }
         }
         let mut conflicts: BTreeMap<usize, BTreeSet<String>> = self.duplicates();
+        let paths = self.paths();
         for (i, found) in matches.iter().enumerate() {
-            for reason in self.contradictions(found, &claimed) {
+            let others = paths.get(&self.primary(i)).map_or(&[][..], Vec::as_slice);
+            let reasons = self.contradictions(found, &claimed).into_iter();
+            for reason in reasons.chain(self.other_paths_deny(found, others)) {
                 conflicts.entry(self.primary(i)).or_default().insert(reason);
             }
         }
@@ -56,6 +59,42 @@ impl Resolver<'_> {
 
     fn primary(&self, i: usize) -> usize {
         self.primaries.get(i).copied().unwrap_or(i)
+    }
+
+    /// The devices of each drive that has more than one, by the one that stands for it.
+    fn paths(&self) -> BTreeMap<usize, Vec<usize>> {
+        let mut paths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for i in 0..self.seen.len() {
+            paths.entry(self.primary(i)).or_default().push(i);
+        }
+        paths.retain(|_, devices| devices.len() > 1);
+        paths
+    }
+
+    /// A drive on record that one path agrees with, and another path cannot be.
+    fn other_paths_deny(&self, found: &Matches, paths: &[usize]) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for (k, j) in found
+            .same
+            .iter()
+            .flat_map(|k| paths.iter().map(move |j| (*k, *j)))
+        {
+            let (Some(theirs), Some(drive)) = (self.known_pieces.get(k), self.known.get(k)) else {
+                continue;
+            };
+            let words = self
+                .seen_pieces
+                .get(j)
+                .and_then(|mine| evidence::contradiction(mine, theirs));
+            reasons.extend(words.map(|words| {
+                let place = self.place(j);
+                format!(
+                    "evidence of its path {place} contradicts the record of {}: {words}",
+                    drive.id
+                )
+            }));
+        }
+        reasons
     }
 
     /// Compares a device with every drive on record that shares an identifying piece with it.

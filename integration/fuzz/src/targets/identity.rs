@@ -201,7 +201,11 @@ fn certain_ids_do_not_contradict(known: &[KnownDrive], seen: &[SeenDrive<'_>], r
         };
         if let Some(record) = known.iter().find(|drive| drive.id == *id) {
             let other = contradiction(&record.evidence.evidence, &facts.evidence);
-            assert_eq!(other, None, "{id} on record contradicts {facts:?}");
+            assert_eq!(
+                other, None,
+                "{id} on record, {:?}, contradicts {:?}; {answer:?}, {known:?}",
+                record.evidence, facts.evidence
+            );
             assert!(!answer.minted, "an id on record was given anew: {answer:?}");
         } else {
             let primary = matches!(answer.verdict, Verdict::Path { .. }) || answer.minted;
