@@ -300,6 +300,9 @@ fn seeds() -> Vec<Vec<u8>> {
         "EIO",
     )];
     faulty.usage.blank = None;
+    // Nothing says that it is blank, and nothing says why not.
+    let mut silent = drive("sdg", "G");
+    silent.usage.blank = None;
     let snapshot = |epoch, devices: &[&Device]| {
         message(Message::Snapshot(pb::Snapshot {
             epoch,
@@ -340,7 +343,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ],
         vec![
             hello(NODE),
-            snapshot(1, &[&marked, &faulty]),
+            snapshot(1, &[&marked, &faulty, &silent]),
             snapshot(2, &[&one]),
             delta(2, 2, &[&two], &[]),
         ],
