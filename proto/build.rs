@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_build::configure().compile_fds(descriptors)?;
+    tonic_build::configure()
+        .codec_path("crate::codec::Bounded")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! The wire contract: what agents and controller say to each other ([`agent`]), what automation says to the
-//! controller ([`v1`]), the descriptor set for gRPC reflection, and the TLS files all of it runs over ([`tls`]).
+//! controller ([`v1`]), the descriptor set for gRPC reflection, how much of a message is read ([`codec`]), and the TLS
+//! files all of it runs over ([`tls`]).
 //!
 //! It is the contract and nothing else: no opinion about a drive lives here, and neither side depends on the
 //! other through it.
 
+pub mod codec;
 pub mod tls;
 
 /// Agent and controller: enrolment and the node's stream.

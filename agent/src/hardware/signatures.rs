@@ -158,6 +158,23 @@ pub fn examine<S: Source + ?Sized>(source: &S, size: u64) -> Findings {
     findings
 }
 
+/// The GPT of a device of `size` bytes whose logical blocks have `block` bytes: no more of it is read than can be
+/// believed, whatever its numbers say.
+///
+/// # Errors
+/// Where a part of it could not be read, and no copy is right.
+pub(crate) fn gpt<S: Source + ?Sized>(source: &S, size: u64, block: u64) -> io::Result<Option<Table>> {
+    let view = View::new(source, 0, size);
+    let table = table::gpt_in_blocks(&view, block);
+    let right = table
+        .as_ref()
+        .is_some_and(|table| table.primary_valid || table.backup_valid);
+    match view.into_errors().pop() {
+        Some(error) if !right => Err(io::Error::other(error)),
+        _ => Ok(table),
+    }
+}
+
 /// Offset of the first non-zero byte among those that the proof of blankness reads.
 fn first_data<S: Source + ?Sized>(source: &S, size: u64) -> Result<Option<u64>, String> {
     let mut buf = vec![0_u8; CHUNK_BYTES as usize];

@@ -17,10 +17,13 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::MemberId;
-use crate::hardware::signatures::Source;
+use crate::hardware::signatures::{self, Source};
 
 /// Alignment of the partition's start and end, bytes.
 const ALIGNMENT: u64 = 1 << 20;
+
+/// Size of an entry of our table, bytes. Other tables may have larger ones.
+const ENTRY_BYTES: u32 = 128;
 
 /// A GPT partition name has room for this many UTF-16 units.
 const LABEL_UNITS: usize = 36;
@@ -121,10 +124,13 @@ impl MarkImage {
 
     /// The same table with the member's partition marked as released.
     pub fn released(drive: &File, geometry: Geometry, member: MemberId) -> Result<Self, MarkError> {
+        if !read(drive, geometry)?.is_some_and(|mark| mark.member == member && !mark.released) {
+            return Err(MarkError::NotOurs(member));
+        }
         let mut table = gpt::GptConfig::new()
             .writable(true)
             .logical_block_size(block_size(geometry)?)
-            .open_from_device(MemoryDrive::new(geometry, Some(drive.try_clone()?)))?;
+            .open_from_device(believable(drive, geometry)?)?;
         let mut partitions = table.take_partitions();
         let mut changed = false;
         for partition in partitions
@@ -217,31 +223,30 @@ impl Source for WithoutMark<'_> {
 
 /// Reads the mark of a drive; `Ok(None)`: there is a table and it is not ours, or there is none at all.
 pub(super) fn read(drive: &File, geometry: Geometry) -> Result<Option<FoundMark>, MarkError> {
-    let config = gpt::GptConfig::new().logical_block_size(block_size(geometry)?);
-    let table = match config.open_from_device(MemoryDrive::new(geometry, Some(drive.try_clone()?))) {
-        Ok(table) => table,
-        Err(gpt::GptError::Io(error)) => return Err(error.into()),
-        Err(gpt::GptError::Header(gpt::header::HeaderError::Io(error))) => return Err(error.into()),
-        Err(_) => return Ok(None),
-    };
-    let mut used = table
-        .partitions()
-        .values()
-        .filter(|partition| partition.is_used());
-    let (Some(partition), None) = (used.next(), used.next()) else {
+    block_size(geometry)?;
+    let table = signatures::gpt(drive, geometry.size, geometry.block)?;
+    let Some(table) = table.filter(|table| table.primary_valid || table.backup_valid) else {
         return Ok(None);
     };
-    let released = partition.part_type_guid.guid == member_type(RELEASED_PARTITION_TYPE).guid;
-    if !released && partition.part_type_guid.guid != member_type(MEMBER_PARTITION_TYPE).guid {
+    let header = if table.primary_valid {
+        1
+    } else {
+        last_block(geometry)
+    };
+    if entry_bytes(&MemoryDrive::new(geometry, Some(drive.try_clone()?)).load(header)?) != Some(ENTRY_BYTES) {
         return Ok(None);
     }
-    let Some(member) = MemberId::parse(&partition.part_guid.to_string()) else {
+    let [partition] = table.entries.as_slice() else {
         return Ok(None);
     };
-    let start = partition.first_lba.saturating_mul(geometry.block);
-    let length = (partition.last_lba + 1)
-        .saturating_sub(partition.first_lba)
-        .saturating_mul(geometry.block);
+    let released = partition.type_id == RELEASED_PARTITION_TYPE;
+    if !released && partition.type_id != MEMBER_PARTITION_TYPE {
+        return Ok(None);
+    }
+    let Some(member) = partition.uuid.as_deref().and_then(MemberId::parse) else {
+        return Ok(None);
+    };
+    let (start, length) = (partition.start_bytes, partition.length_bytes);
     let inside = start
         .checked_add(length)
         .is_some_and(|end| length > 0 && end <= geometry.size);
@@ -251,6 +256,33 @@ pub(super) fn read(drive: &File, geometry: Geometry) -> Result<Option<FoundMark>
         start,
         length,
     }))
+}
+
+/// The drive as a library may see it that believes every number in a header whose checksum is right, and panics at
+/// some: a copy that is not right in all its parts reads as zeros.
+fn believable(drive: &File, geometry: Geometry) -> Result<MemoryDrive, MarkError> {
+    let table = signatures::gpt(drive, geometry.size, geometry.block)?;
+    let valid = table.map_or((false, false), |table| (table.primary_valid, table.backup_valid));
+    let mut seen = MemoryDrive::new(geometry, Some(drive.try_clone()?));
+    for (block, valid) in [(1, valid.0), (last_block(geometry), valid.1)] {
+        let mut header = seen.load(block)?;
+        if !valid || entry_bytes(&header) != Some(ENTRY_BYTES) {
+            header.fill(0);
+            seen.blocks.insert(block, header);
+        }
+    }
+    Ok(seen)
+}
+
+/// Where the backup's header lies.
+fn last_block(geometry: Geometry) -> u64 {
+    (geometry.size / geometry.block).saturating_sub(1)
+}
+
+/// Size of an entry, as a header says it.
+fn entry_bytes(header: &[u8]) -> Option<u32> {
+    let bytes = header.get(84..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 fn member_type(guid: &str) -> Type {
@@ -517,6 +549,69 @@ mod tests {
             MarkImage::released(&file, geometry, member()),
             Err(MarkError::NotOurs(_))
         ));
+    }
+
+    /// A drive with our mark, on which somebody then changed this number of the header and made its checksum right.
+    fn with_number(at: usize, bytes: &[u8]) -> (File, Geometry) {
+        let geometry = Geometry {
+            size: 64 << 20,
+            block: 512,
+        };
+        let file = drive(geometry.size);
+        image(geometry).write_backup(&file).unwrap();
+        image(geometry).write_primary(&file).unwrap();
+        for block in [1, geometry.size / 512 - 1] {
+            let mut header = vec![0; 92];
+            FileExt::read_exact_at(&file, &mut header, block * 512).unwrap();
+            header[at..at + bytes.len()].copy_from_slice(bytes);
+            header[16..20].fill(0);
+            let sum = crc32(&header);
+            header[16..20].copy_from_slice(&sum.to_le_bytes());
+            file.write_all_at(&header, block * 512).unwrap();
+        }
+        (file, geometry)
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
+            })
+        })
+    }
+
+    #[test]
+    fn a_table_with_numbers_that_nobody_can_believe_is_no_mark_and_no_panic() {
+        // Entries of 256 bytes, four billion entries, a table at the end of the world.
+        let cases: [(usize, &[u8]); 4] = [
+            (84, &256_u32.to_le_bytes()),
+            (84, &0_u32.to_le_bytes()),
+            (80, &u32::MAX.to_le_bytes()),
+            (72, &u64::MAX.to_le_bytes()),
+        ];
+        for (at, bytes) in cases {
+            let (file, geometry) = with_number(at, bytes);
+            assert_eq!(read(&file, geometry).unwrap(), None, "{at}");
+            assert!(matches!(
+                MarkImage::released(&file, geometry, member()),
+                Err(MarkError::NotOurs(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_primary_table_that_nobody_can_believe_is_passed_over_for_the_backup() {
+        let (file, geometry) = with_number(80, &u32::MAX.to_le_bytes());
+        image(geometry).write_backup(&file).unwrap();
+        assert_eq!(
+            read(&file, geometry).unwrap().map(|mark| mark.member),
+            Some(member())
+        );
+        let released = MarkImage::released(&file, geometry, member()).unwrap();
+        released.write_backup(&file).unwrap();
+        released.write_primary(&file).unwrap();
+        assert!(read(&file, geometry).unwrap().unwrap().released);
+        assert!(examine(&file, geometry.size).mark.unwrap().released);
     }
 
     #[test]

@@ -250,7 +250,11 @@ fn known(config: &MemberConfig, disk: (u32, u32)) -> io::Result<Option<Known>> {
         let count = |file: &str| read(file)?.parse::<u64>().map_err(io::Error::other);
         if count("partition")? == u64::from(NUMBER) {
             let number = parse_number(&read("dev")?).ok_or_else(|| io::Error::other("no device number"))?;
-            let (start, length) = (count("start")? * SYSFS_BLOCK, count("size")? * SYSFS_BLOCK);
+            let bytes = |file: &str| {
+                let blocks = count(file)?.checked_mul(SYSFS_BLOCK);
+                blocks.ok_or_else(|| io::Error::other(format!("{file} is no number of blocks")))
+            };
+            let (start, length) = (bytes("start")?, bytes("size")?);
             return Ok(Some(Known {
                 name,
                 number,

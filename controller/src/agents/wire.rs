@@ -92,13 +92,10 @@ impl WireError {
 #[must_use]
 pub fn snapshot(message: pb::Snapshot) -> Snapshot {
     let mut faults: Vec<Fault> = message.faults.into_iter().map(fault).collect();
-    let drives = each("devices", message.devices, &mut faults, drive);
-    let mut names = BTreeSet::new();
-    let (drives, twice): (Vec<_>, Vec<_>) = drives.into_iter().partition(|d| names.insert(d.name.clone()));
-    faults.extend(
-        twice
-            .iter()
-            .map(|d| wrong("devices", format!("{:?} is told twice", d.name)).fault()),
+    let drives = once(
+        "devices",
+        each("devices", message.devices, &mut faults, drive),
+        &mut faults,
     );
     let members = each("members", message.members, &mut faults, member);
     Snapshot {
@@ -109,13 +106,29 @@ pub fn snapshot(message: pb::Snapshot) -> Snapshot {
     }
 }
 
+/// Each drive once, the first that was told.
+fn once(field: &str, drives: Vec<DriveFacts>, faults: &mut Vec<Fault>) -> Vec<DriveFacts> {
+    let mut names = BTreeSet::new();
+    let (drives, twice): (Vec<_>, Vec<_>) = drives.into_iter().partition(|d| names.insert(d.name.clone()));
+    faults.extend(
+        twice
+            .iter()
+            .map(|d| wrong(field, format!("{:?} is told twice", d.name)).fault()),
+    );
+    drives
+}
+
 /// Reads a delta. A device that cannot be read makes the delta's faults known, and the device itself counts as gone:
 /// its old facts hold no more.
 #[must_use]
 pub fn delta(message: pb::Delta) -> Delta {
     let names: Vec<String> = message.changed.iter().map(|d| d.name.clone()).collect();
     let mut found = Vec::new();
-    let changed = each("changed", message.changed, &mut found, drive);
+    let changed = once(
+        "changed",
+        each("changed", message.changed, &mut found, drive),
+        &mut found,
+    );
     let mut removed = message.removed;
     removed.extend(
         names

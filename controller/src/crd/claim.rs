@@ -38,6 +38,7 @@ use super::{
 #[x_kube(validation = ("self.storageType == oldSelf.storageType", "storageType cannot be changed: make another claim"))]
 #[x_kube(validation = ("!has(oldSelf.volumeName) || oldSelf.volumeName == '' || (has(self.volumeName) && self.volumeName == oldSelf.volumeName)", "volumeName cannot be changed once it is set"))]
 #[x_kube(validation = ("(has(self.className) ? self.className : '') == (has(oldSelf.className) ? oldSelf.className : '')", "className cannot be changed: make another claim"))]
+#[x_kube(validation = ("isQuantity(self.capacity) && quantity(self.capacity).sign() > 0 && quantity(self.capacity).compareTo(quantity('8Pi')) <= 0", "capacity must be a size from 1 byte to 8Pi: write 10Gi"))]
 pub struct UnifiedStorageClaimSpec {
     /// block, file or object.
     pub storage_type: StorageType,
@@ -50,7 +51,7 @@ pub struct UnifiedStorageClaimSpec {
     pub tier: Option<ServiceTier>,
     /// Size as a Kubernetes quantity: 10Gi. It may grow, and never shrinks.
     #[schemars(
-        regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i?|k|m)?$"),
+        regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPEm])?$"),
         length(min = 1, max = 32)
     )]
     pub capacity: String,

@@ -183,7 +183,7 @@ pub struct LabelSelector {
 pub struct ClassCapacity {
     /// Size where the claim names none, a Kubernetes quantity: 100Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i?|k|m)?$"))]
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPEm])?$"))]
     pub requested: Option<String>,
     /// Limit of I/O operations a second; a backend that cannot enforce it says so in a condition.
     #[serde(rename = "maxIOPS", default, skip_serializing_if = "Option::is_none")]

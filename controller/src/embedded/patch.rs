@@ -3,10 +3,14 @@
 use serde_json::Value;
 
 use super::kinds::{Kind, Shape};
+use super::service::LARGEST_BODY;
 use super::status::ApiError;
+use super::store::{DEEPEST, deeper_than};
 
 /// Operations of one JSON patch, as in the real server.
 const MOST_OPERATIONS: usize = 10_000;
+/// Bytes that the copies of one JSON patch may come to, as in the real server.
+const MOST_COPIED: usize = LARGEST_BODY;
 
 /// A patch as the content type says.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +73,12 @@ impl Patch {
 /// One operation after the other. As in the real server, a test for null holds where there is nothing:
 /// kube-runtime's finalizer relies on it.
 fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
+    let mut copied = 0;
     for operation in &patch.0 {
+        copied += growth(object, operation)?;
+        if copied > MOST_COPIED {
+            return Err(ApiError::too_large(MOST_COPIED));
+        }
         if let json_patch::PatchOperation::Test(test) = operation
             && test.value.is_null()
             && object.pointer(test.path.as_str()).is_none()
@@ -83,6 +92,28 @@ fn operate(object: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError
         })?;
     }
     Ok(())
+}
+
+/// Bytes that a copy adds. What nests too deeply to be stored is refused before it is made: a dozen copies of an object
+/// into itself are deeper than any stack.
+fn growth(object: &Value, operation: &json_patch::PatchOperation) -> Result<usize, ApiError> {
+    use json_patch::PatchOperation::{Add, Copy, Move, Remove, Replace, Test};
+    let (path, new) = match operation {
+        Add(add) => (&add.path, Some(&add.value)),
+        Replace(replace) => (&replace.path, Some(&replace.value)),
+        Copy(copy) => (&copy.path, object.pointer(copy.from.as_str())),
+        Move(moved) => (&moved.path, object.pointer(moved.from.as_str())),
+        Remove(_) | Test(_) => return Ok(0),
+    };
+    let Some(new) = new else { return Ok(0) };
+    let above = path.as_str().matches('/').count();
+    if deeper_than(new, DEEPEST.saturating_sub(above)) {
+        return Err(ApiError::unprocessable(format!(
+            "the patch nests more than {DEEPEST} levels deep"
+        )));
+    }
+    let copies = matches!(operation, Copy(_));
+    Ok(if copies { new.to_string().len() } else { 0 })
 }
 
 /// Merge patch, but finalizers are united and owners merged by uid. Directives (`$patch` and the like)
@@ -132,4 +163,54 @@ fn strategic(object: &mut Value, patch: &Value, path: &str) -> Result<(), ApiErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn patched(object: &Value, operations: Value) -> Result<Value, ApiError> {
+        let patch: json_patch::Patch = serde_json::from_value(operations).unwrap();
+        Patch::Json(patch).apply(object.clone())
+    }
+
+    #[test]
+    fn copies_into_the_copy_end_before_the_stack_does() {
+        let copies = |count: usize| -> Value {
+            let mut path = String::new();
+            (0..count)
+                .map(|_| {
+                    let to = format!("{path}/a");
+                    path = format!("{to}{path}");
+                    json!({"op": "copy", "from": "", "path": to})
+                })
+                .collect()
+        };
+        let object = json!({"spec": {}});
+        assert!(patched(&object, copies(5)).is_ok());
+        for count in [7, 14] {
+            let refused = patched(&object, copies(count)).unwrap_err();
+            assert_eq!(
+                (refused.code, refused.message.contains("levels deep")),
+                (422, true)
+            );
+        }
+    }
+
+    #[test]
+    fn copies_do_not_grow_without_bound() {
+        let object = json!({"spec": {"text": "x".repeat(1000)}});
+        let doubling: Value = (0..40)
+            .map(|n| json!({"op": "copy", "from": "/spec", "path": format!("/spec/{n}")}))
+            .collect();
+        assert_eq!(patched(&object, doubling).unwrap_err().code, 413);
+        let honest =
+            json!([{"op": "copy", "from": "/spec", "path": "/status"}, {"op": "remove", "path": "/spec"}]);
+        assert_eq!(
+            patched(&object, honest).unwrap(),
+            json!({"status": {"text": "x".repeat(1000)}})
+        );
+    }
 }

@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 /// The bytes of an object at most; etcd takes as many in one request.
 pub const LARGEST: usize = 1536 << 10;
 /// Levels of an object at most: patches could otherwise nest what no reader takes again.
-const DEEPEST: usize = 100;
+pub(super) const DEEPEST: usize = 100;
 
 /// Where an object lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,7 +130,8 @@ impl Object {
     }
 }
 
-fn deeper_than(value: &Value, levels: usize) -> bool {
+/// Whether a value has more levels than that; it looks no deeper.
+pub(super) fn deeper_than(value: &Value, levels: usize) -> bool {
     let Some(below) = levels.checked_sub(1) else {
         return true;
     };

@@ -4,7 +4,11 @@
 //! An input is requests with a line `%%` between them. A request is `METHOD PATH`, header lines, an empty line, the
 //! body.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use futures::{FutureExt as _, future::BoxFuture};
@@ -14,11 +18,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use smart_storage_controller::{
     api::{Bearer, grpc_router, rest_router},
-    crd::{self, UnifiedStorageClaimSpec, UnifiedVolume},
+    crd::{self, UnifiedStorageClaim, UnifiedStorageClaimSpec, UnifiedVolume},
     embedded::Embedded,
     service::{
-        AgentAway, Agents, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials, Parts,
-        RotateError, Service,
+        AgentAway, Agents, ClaimFinder, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials,
+        Parts, RotateError, Service,
+        view::{claim_id, id_by_uid},
     },
 };
 use tokio::runtime::Runtime;
@@ -110,6 +115,21 @@ impl Answered {
     }
 }
 
+/// API, plural, and whether its objects are in namespaces.
+const COLLECTIONS: &[(&str, &str, bool)] = &[
+    ("/apis/storage.billyronks.io/v1", "unifiedstorageclaims", true),
+    ("/apis/storage.billyronks.io/v1", "unifiedstorageclasses", false),
+    ("/apis/storage.billyronks.io/v1", "unifiedpools", false),
+    ("/apis/storage.billyronks.io/v1", "unifiedvolumes", false),
+    ("/apis/storage.billyronks.io/v1", "poolmembers", false),
+    ("/apis/storage.billyronks.io/v1", "storagenodes", false),
+    ("/apis/coordination.k8s.io/v1", "leases", true),
+    ("/api/v1", "configmaps", true),
+    ("/api/v1", "secrets", true),
+    ("/api/v1", "events", true),
+    ("/api/v1", "namespaces", false),
+];
+
 struct Neighbours;
 
 impl DryRun for Neighbours {
@@ -135,6 +155,7 @@ impl CredentialRotation for Neighbours {
             secret_key: "SK".to_owned(),
             endpoint: "http://127.0.0.1:1".to_owned(),
             bucket: "b".to_owned(),
+            filer_token: None,
         };
         async move { Ok(made) }.boxed()
     }
@@ -146,6 +167,23 @@ impl Agents for Neighbours {
     }
 }
 
+/// Finds claims by reading all of them.
+struct Finder(kube::Client);
+
+impl ClaimFinder for Finder {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        async move {
+            let all = kube::Api::<UnifiedStorageClaim>::all(self.0.clone());
+            let claims = all.list(&kube::api::ListParams::default()).await.ok()?.items;
+            let claim = claims
+                .into_iter()
+                .find(|claim| claim_id(claim) == id || id_by_uid(claim) == id)?;
+            Some((claim.metadata.namespace?, claim.metadata.name?))
+        }
+        .boxed()
+    }
+}
+
 /// A controller's public side over a store of its own, with one object of each kind.
 pub struct Bed {
     runtime: Runtime,
@@ -154,7 +192,8 @@ pub struct Bed {
     kube: Router,
     rest: Router,
     grpc: Router,
-    _folder: tempfile::TempDir,
+    /// resourceVersion of each object that is there at the beginning, by path and name.
+    begun: BTreeMap<String, String>,
 }
 
 /// Which door a request goes through.
@@ -233,6 +272,7 @@ impl Bed {
                 dry_run: neighbours.clone(),
                 credentials: neighbours.clone(),
                 agents: neighbours,
+                finder: Arc::new(Finder(embedded.client())),
                 clock: Arc::new(Timestamp::now),
                 health: Arc::new(|| Health {
                     ready: true,
@@ -244,22 +284,76 @@ impl Bed {
             (embedded, Arc::new(service))
         });
         let bearer = || Bearer::new(TOKEN).expect("random numbers");
-        let bed = Self {
+        // The store has its file open; nothing of it is left when the process ends, however it ends.
+        drop(folder);
+        let mut bed = Self {
             kube: embedded.router(),
             rest: rest_router(Arc::clone(&service), bearer(), Arc::new(|_| {})),
             grpc: grpc_router(service, bearer(), Arc::new(|_| {})).expect("descriptors"),
             runtime,
             embedded,
             shutdown,
-            _folder: folder,
+            begun: BTreeMap::new(),
         };
         for (path, object) in objects() {
-            let request = Request::post(path).header("content-type", "application/json");
-            let request = request.body(Body::from(object.to_string())).expect("a request");
-            let answer = bed.ask(Door::Kube, request);
-            assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+            let made = bed.send("POST", path, "application/json", &object.to_string());
+            assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
         }
+        bed.begun = bed.there();
         bed
+    }
+
+    fn send(&self, method: &str, path: &str, media_type: &str, body: &str) -> Answered {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", media_type)
+            .body(Body::from(body.to_owned()));
+        self.ask(Door::Kube, request.expect("a request"))
+    }
+
+    /// Every object that can be made, by its path, with its resourceVersion.
+    fn there(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for (api, plural, namespaced) in COLLECTIONS {
+            let list = self.get(&format!("{api}/{plural}")).json();
+            for item in list.get("items").and_then(Value::as_array).into_iter().flatten() {
+                let text = |pointer: &str| item.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+                let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+                let path = if *namespaced {
+                    format!("{api}/namespaces/{namespace}/{plural}/{name}")
+                } else {
+                    format!("{api}/{plural}/{name}")
+                };
+                found.insert(path, text("/metadata/resourceVersion").to_owned());
+            }
+        }
+        found
+    }
+
+    /// Takes away what came and makes again what changed; false where that did not work.
+    fn restore(&mut self) -> bool {
+        for (path, version) in self.there() {
+            if self.begun.get(&path) != Some(&version) {
+                drop(self.send(
+                    "PATCH",
+                    &path,
+                    "application/merge-patch+json",
+                    r#"{"metadata":{"finalizers":null}}"#,
+                ));
+                drop(self.send("DELETE", &path, "application/json", ""));
+            }
+        }
+        for (path, object) in objects() {
+            let answer = self.send("POST", path, "application/json", &object.to_string());
+            if !matches!(answer.status, 201 | 409) {
+                return false;
+            }
+        }
+        let now = self.there();
+        let same = now.keys().eq(self.begun.keys());
+        self.begun = now;
+        same
     }
 
     /// Sends one request.
@@ -336,21 +430,17 @@ impl Drop for Bed {
     }
 }
 
-/// Does something with the bed of this thread; a fresh one comes where something was written in between.
+/// Does something with the bed; what it changed is undone, and where that cannot be, a fresh one comes.
 pub fn with_bed<T>(what: impl FnOnce(&Bed) -> T) -> T {
-    use std::cell::RefCell;
-    thread_local! {
-        static BED: RefCell<Option<(Bed, String)>> = const { RefCell::new(None) };
-    }
+    // In a static, because a store cannot be closed while a thread's own variables are being dropped.
+    static BED: Mutex<Option<Bed>> = Mutex::new(None);
     // Taken out while it is used: after a panic there is none, and the next input begins afresh.
-    let (bed, version) = BED.take().unwrap_or_else(|| {
-        let bed = Bed::new();
-        let version = bed.revision();
-        (bed, version)
-    });
+    let kept = BED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut bed = kept.unwrap_or_default();
+    let version = bed.revision();
     let answer = what(&bed);
-    if bed.revision() == version {
-        BED.set(Some((bed, version)));
+    if bed.revision() == version || bed.restore() {
+        *BED.lock().unwrap_or_else(PoisonError::into_inner) = Some(bed);
     }
     answer
 }

@@ -47,6 +47,9 @@ struct Flags {
     /// Folder for failing inputs
     #[arg(long, default_value = "target/fuzz")]
     out: PathBuf,
+    /// The short run of each target that the tests make, in this process
+    #[arg(long)]
+    short: bool,
     /// One target in this process (what the program starts itself as)
     #[arg(long, hide = true)]
     child: bool,
@@ -74,6 +77,10 @@ fn main() -> anyhow::Result<ExitCode> {
     fs::create_dir_all(&flags.out).with_context(|| flags.out.display().to_string())?;
     if !flags.files.is_empty() {
         return Ok(replay(&chosen, &flags.files));
+    }
+    if flags.short {
+        chosen.iter().for_each(run::short);
+        return Ok(ExitCode::SUCCESS);
     }
     match chosen.first() {
         Some(target) if flags.child => Ok(child(target, &flags)),
@@ -113,7 +120,8 @@ fn child(target: &Target, flags: &Flags) -> ExitCode {
     drop(run::attempt(target, &[]));
     let now = now_file(&flags.out, target.name, flags.seed);
     let mut places = BTreeSet::new();
-    let mut run = match Run::begin(target, flags.seed, Some(&now)) {
+    let begun = |tried: usize| println!("at {tried} {tried} 0");
+    let mut run = match Run::begin(target, flags.seed, Some(&now), begun) {
         Ok(run) => run,
         Err(failure) => {
             tell(target, &failure, &flags.out, &mut places);

@@ -104,11 +104,17 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Begins: everything that is known is tried first. The input under way is kept in the file `now`.
+    /// Begins: everything that is known is tried first, and `told` how many. The input under way is kept in the file
+    /// `now`.
     ///
     /// # Errors
     /// A known input that fails.
-    pub fn begin(target: &'a Target, seed: u64, now: Option<&Path>) -> Result<Self, Failure> {
+    pub fn begin(
+        target: &'a Target,
+        seed: u64,
+        now: Option<&Path>,
+        told: impl Fn(usize),
+    ) -> Result<Self, Failure> {
         let mut run = Self {
             target,
             rng: Rng::new(seed),
@@ -127,6 +133,7 @@ impl<'a> Run<'a> {
         for input in known {
             run.give(&input)?;
             run.corpus.push(input);
+            told(run.corpus.len());
         }
         Ok(run)
     }
@@ -225,7 +232,7 @@ pub fn short(target: &Target) {
     quiet();
     // The first one pays for what is made once.
     drop(attempt(target, &[]));
-    let failed = Run::begin(target, seed, Some(&now))
+    let failed = Run::begin(target, seed, Some(&now), |_| ())
         .and_then(|mut run| (0..count).try_for_each(|_| run.step()))
         .err();
     drop(panic::take_hook());

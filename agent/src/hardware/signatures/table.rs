@@ -103,24 +103,29 @@ pub(super) fn read<S: Source + ?Sized>(view: &View<'_, S>, formatted: bool) -> O
 }
 
 fn gpt<S: Source + ?Sized>(view: &View<'_, S>) -> Option<Table> {
-    [512_u64, 4096].into_iter().find_map(|block| {
-        let last = (view.length / block).checked_sub(1)?.checked_mul(block)?;
-        let primary = gpt_copy(view, block, block);
-        let backup = gpt_copy(view, block, last);
-        let primary_valid = primary.as_ref().is_some_and(|copy| copy.valid);
-        let backup_valid = backup.as_ref().is_some_and(|copy| copy.valid);
-        let best = if primary_valid || !backup_valid {
-            primary.or(backup)
-        } else {
-            backup
-        }?;
-        Some(Table {
-            kind: TableKind::Gpt,
-            uuid: best.uuid,
-            entries: best.entries,
-            primary_valid,
-            backup_valid,
-        })
+    [512_u64, 4096]
+        .into_iter()
+        .find_map(|block| gpt_in_blocks(view, block))
+}
+
+/// The GPT of a device whose logical blocks have that many bytes.
+pub(super) fn gpt_in_blocks<S: Source + ?Sized>(view: &View<'_, S>, block: u64) -> Option<Table> {
+    let last = (view.length / block).checked_sub(1)?.checked_mul(block)?;
+    let primary = gpt_copy(view, block, block);
+    let backup = gpt_copy(view, block, last);
+    let primary_valid = primary.as_ref().is_some_and(|copy| copy.valid);
+    let backup_valid = backup.as_ref().is_some_and(|copy| copy.valid);
+    let best = if primary_valid || !backup_valid {
+        primary.or(backup)
+    } else {
+        backup
+    }?;
+    Some(Table {
+        kind: TableKind::Gpt,
+        uuid: best.uuid,
+        entries: best.entries,
+        primary_valid,
+        backup_valid,
     })
 }
 

@@ -363,6 +363,12 @@ pub(super) fn relate(seen: &Pieces, known: &Pieces) -> Relation {
     }
 }
 
+/// What says that a device is not a drive on record, whatever else agrees.
+pub(super) fn contradiction(seen: &Pieces, known: &Pieces) -> Option<String> {
+    let found = Comparison::of(seen, known);
+    found.contradicts().then(|| found.words())
+}
+
 /// Why two devices that are both seen now cannot be told apart, where that is so.
 pub(super) fn cannot_both_be(a: &Pieces, b: &Pieces) -> Option<String> {
     let found = Comparison::of(a, b);

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::drive::DriveId;
 
+/// Twins that a conflict names for each piece of evidence: a node that tells of a thousand devices with one serial
+/// must not fill the memory of the fleet with a million reasons.
+const TWINS_NAMED: usize = 3;
+
 pub(super) struct Resolver<'a> {
     pub(super) known: &'a [KnownDrive],
     pub(super) seen: &'a [SeenDrive<'a>],
@@ -42,8 +46,11 @@ impl Resolver<'_> {
             }
         }
         let mut conflicts: BTreeMap<usize, BTreeSet<String>> = self.duplicates();
+        let paths = self.paths();
         for (i, found) in matches.iter().enumerate() {
-            for reason in self.contradictions(found, &claimed) {
+            let others = paths.get(&self.primary(i)).map_or(&[][..], Vec::as_slice);
+            let reasons = self.contradictions(found, &claimed).into_iter();
+            for reason in reasons.chain(self.other_paths_deny(found, others)) {
                 conflicts.entry(self.primary(i)).or_default().insert(reason);
             }
         }
@@ -52,6 +59,42 @@ impl Resolver<'_> {
 
     fn primary(&self, i: usize) -> usize {
         self.primaries.get(i).copied().unwrap_or(i)
+    }
+
+    /// The devices of each drive that has more than one, by the one that stands for it.
+    fn paths(&self) -> BTreeMap<usize, Vec<usize>> {
+        let mut paths: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for i in 0..self.seen.len() {
+            paths.entry(self.primary(i)).or_default().push(i);
+        }
+        paths.retain(|_, devices| devices.len() > 1);
+        paths
+    }
+
+    /// A drive on record that one path agrees with, and another path cannot be.
+    fn other_paths_deny(&self, found: &Matches, paths: &[usize]) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for (k, j) in found
+            .same
+            .iter()
+            .flat_map(|k| paths.iter().map(move |j| (*k, *j)))
+        {
+            let (Some(theirs), Some(drive)) = (self.known_pieces.get(k), self.known.get(k)) else {
+                continue;
+            };
+            let words = self
+                .seen_pieces
+                .get(j)
+                .and_then(|mine| evidence::contradiction(mine, theirs));
+            reasons.extend(words.map(|words| {
+                let place = self.place(j);
+                format!(
+                    "evidence of its path {place} contradicts the record of {}: {words}",
+                    drive.id
+                )
+            }));
+        }
+        reasons
     }
 
     /// Compares a device with every drive on record that shares an identifying piece with it.
@@ -108,24 +151,26 @@ impl Resolver<'_> {
     /// Devices that carry the same evidence as another device that is seen now.
     fn duplicates(&self) -> BTreeMap<usize, BTreeSet<String>> {
         let mut conflicts: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        for holders in index(self.seen_pieces).values() {
-            for &a in holders {
-                for &b in holders {
-                    let (pa, pb) = (self.primary(a), self.primary(b));
-                    if pa == pb {
-                        continue;
-                    }
-                    let (Some(left), Some(right)) = (self.seen_pieces.get(a), self.seen_pieces.get(b)) else {
-                        continue;
-                    };
-                    if let Some(words) = evidence::cannot_both_be(left, right) {
-                        let reason = format!("{} has the same evidence: {words}", self.place(b));
-                        conflicts.entry(pa).or_default().insert(reason);
-                    }
+        for (_, mut holders) in index(self.seen_pieces) {
+            // By place, so that the twins that are named do not hang on the order of the question.
+            holders.sort_by_cached_key(|i| self.place(*i));
+            for &a in &holders {
+                let twins = holders.iter().filter_map(|&b| Some((b, self.twins(a, b)?)));
+                for (b, words) in twins.take(TWINS_NAMED) {
+                    let reason = format!("{} has the same evidence: {words}", self.place(b));
+                    conflicts.entry(self.primary(a)).or_default().insert(reason);
                 }
             }
         }
         conflicts
+    }
+
+    /// Why two devices of different drives cannot be told apart, where that is so.
+    fn twins(&self, a: usize, b: usize) -> Option<String> {
+        if self.primary(a) == self.primary(b) {
+            return None;
+        }
+        evidence::cannot_both_be(self.seen_pieces.get(a)?, self.seen_pieces.get(b)?)
     }
 
     fn place(&self, i: usize) -> String {

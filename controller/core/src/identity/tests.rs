@@ -304,6 +304,25 @@ fn two_devices_with_the_same_evidence_are_in_conflict_both() {
 }
 
 #[test]
+fn a_node_that_tells_of_hundreds_of_twins_is_doubted_in_few_words() {
+    let drives: Vec<DriveFacts> = (0..300)
+        .map(|number| {
+            let evidence = Evidence {
+                wwn: text("naa.5000c500a1b2c3d4"),
+                serial: text("S1"),
+                ..Evidence::default()
+            };
+            facts(&format!("d{number}"), GIB, evidence)
+        })
+        .collect();
+    let seen: Vec<(&str, &DriveFacts)> = drives.iter().map(|facts| ("n", facts)).collect();
+    for answer in run(&[], &seen) {
+        let twins = conflict(&answer).matches("has the same evidence").count();
+        assert!((1..=6).contains(&twins), "{twins} twins are named");
+    }
+}
+
+#[test]
 fn equal_serials_with_own_world_wide_names_are_two_drives() {
     let disk = |name: &str, wwn: &str| {
         facts(

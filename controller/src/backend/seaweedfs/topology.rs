@@ -204,7 +204,7 @@ pub(super) fn live_bytes(answer: &pb::VolumeListResponse, collection: &str) -> u
     volumes
         .iter()
         .map(|volume| volume.size.saturating_sub(volume.deleted_byte_count))
-        .sum()
+        .fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -301,5 +301,10 @@ mod tests {
     fn copies_and_garbage_do_not_count_as_use() {
         assert_eq!(live_bytes(&answer(), "uv-1"), 6);
         assert_eq!(live_bytes(&answer(), "uv-9"), 0);
+        let most = vec![volume(1, "uv-1", u64::MAX, 0), volume(2, "uv-1", u64::MAX, 0)];
+        let mut absurd = answer();
+        absurd.topology_info.as_mut().unwrap().data_center_infos[0].rack_infos[0].data_node_infos =
+            vec![node("10.0.0.2:80", "pool-a", 60, most)];
+        assert_eq!(live_bytes(&absurd, "uv-1"), u64::MAX);
     }
 }

@@ -134,6 +134,16 @@ async fn wrong_requests_get_the_code_of_their_fault() {
     check(Method::POST, &format!("{VESSELS}?dryRun=Some"), &json, &good, 422).await;
     check(Method::GET, VESSELS, &[("accept", "image/png")], b"", 406).await;
     check(Method::GET, &format!("{VESSELS}?continue=abc"), &[], b"", 400).await;
+    // {"v":"meta.k8s.io/v1","rv":99999,"start":"/"}: a page that no list of this server has ended with.
+    let future = "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6OTk5OTksInN0YXJ0IjoiLyJ9";
+    check(
+        Method::GET,
+        &format!("{VESSELS}?continue={future}"),
+        &[],
+        b"",
+        410,
+    )
+    .await;
     check(Method::GET, &format!("{VESSELS}?limit=x"), &[], b"", 400).await;
     check(
         Method::GET,

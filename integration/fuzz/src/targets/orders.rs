@@ -1,12 +1,16 @@
 //! What a controller tells an agent, and what the agent keeps of it on its own disk.
 
+use bytes::Bytes;
 use prost::Message as _;
 use smart_storage_agent::{
     hardware::{Device, Evidence},
     member::fuzzing as doors,
     wire,
 };
-use smart_storage_proto::agent::v1::{self as pb, command::Command, controller_message::Message};
+use smart_storage_proto::{
+    agent::v1::{self as pb, command::Command, controller_message::Message},
+    codec,
+};
 
 use super::none;
 use crate::{
@@ -60,7 +64,7 @@ pub(super) const TARGETS: &[Target] = &[
 fn run(data: &[u8]) -> u64 {
     let mut answers = Vec::new();
     for frame in split(data).into_iter().take(16) {
-        let Ok(message) = pb::ControllerMessage::decode(frame) else {
+        let Ok(message) = codec::decode::<pb::ControllerMessage>(Bytes::copy_from_slice(frame)) else {
             answers.push(0);
             continue;
         };

@@ -7,6 +7,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use prost::Message as _;
 use smart_storage_agent::{
     hardware::{Device, Evidence, Mark, Usage},
@@ -23,7 +24,10 @@ use smart_storage_core::{
     node::NodeRecord,
     registry::Registry,
 };
-use smart_storage_proto::agent::v1::{self as pb, agent_message::Message};
+use smart_storage_proto::{
+    agent::v1::{self as pb, agent_message::Message},
+    codec,
+};
 
 use crate::{
     Format, Target,
@@ -100,7 +104,7 @@ fn run(data: &[u8]) -> u64 {
     let mut session = Session::new(node.clone(), now);
     let (mut steps, mut ended, mut epoch) = (BTreeMap::new(), "open", 0_u64);
     for frame in split(data).into_iter().take(64) {
-        let Ok(message) = pb::AgentMessage::decode(frame) else {
+        let Ok(message) = codec::decode::<pb::AgentMessage>(Bytes::copy_from_slice(frame)) else {
             ended = "undecodable";
             break;
         };
@@ -296,6 +300,9 @@ fn seeds() -> Vec<Vec<u8>> {
         "EIO",
     )];
     faulty.usage.blank = None;
+    // Nothing says that it is blank, and nothing says why not.
+    let mut silent = drive("sdg", "G");
+    silent.usage.blank = None;
     let snapshot = |epoch, devices: &[&Device]| {
         message(Message::Snapshot(pb::Snapshot {
             epoch,
@@ -336,7 +343,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ],
         vec![
             hello(NODE),
-            snapshot(1, &[&marked, &faulty]),
+            snapshot(1, &[&marked, &faulty, &silent]),
             snapshot(2, &[&one]),
             delta(2, 2, &[&two], &[]),
         ],
