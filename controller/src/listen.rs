@@ -26,7 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::{
-    Extension, Router,
+    Router,
     body::Body,
     response::{IntoResponse, Response},
 };
@@ -96,7 +96,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 2048,
+            connections: 1024,
             streams: 128,
             handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
@@ -288,7 +288,7 @@ impl Connection {
             Mode::TlsOrLoopbackPlain(source) => (source, self.addr.ip().to_canonical().is_loopback()),
         };
         if self.first_byte(&stream).await? == Some(TLS_HANDSHAKE) {
-            self.tls(stream, &source).await
+            Box::pin(self.tls(stream, &source)).await
         } else if plain_too {
             self.plain(stream).await
         } else {
@@ -314,7 +314,8 @@ impl Connection {
             certificates: None,
             tls: false,
         };
-        self.http(stream, peer).await
+        // Boxed, as below: those that say nothing should not take the room of those that are served.
+        Box::pin(self.http(stream, peer)).await
     }
 
     async fn tls(self, stream: TcpStream, source: &TlsSource) -> Result<(), ConnectionError> {
@@ -333,7 +334,7 @@ impl Connection {
             certificates,
             tls: true,
         };
-        self.http(stream, peer).await
+        Box::pin(self.http(stream, peer)).await
     }
 
     async fn http<S>(self, stream: S, peer: Peer) -> Result<(), ConnectionError>
@@ -341,7 +342,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // hyper's version detection waits for the first byte without a bound of its own.
-        let mut stream = BufReader::new(stream);
+        // A small buffer: past the first bytes everything is read into hyper's.
+        let mut stream = BufReader::with_capacity(64, stream);
         let first = tokio::select! {
             () = self.shutdown.cancelled() => return Ok(()),
             first = timeout(self.limits.header_read, stream.fill_buf()) => first,
@@ -350,8 +352,9 @@ impl Connection {
             return Ok(());
         }
         let server = self.server();
-        let (router, activity) = (self.router.layer(Extension(peer)), Arc::clone(&self.activity));
-        let service = service_fn(move |request| answer(router.clone(), activity.begin(), request));
+        let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
+        let service =
+            service_fn(move |request| answer(router.clone(), peer.clone(), activity.begin(), request));
         let stream = Lingering::new(stream);
         let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
@@ -407,9 +410,11 @@ async fn silence(activity: &Activity, patience: Patience) {
 
 async fn answer(
     router: Router,
+    peer: Peer,
     under_way: connections::Request,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    request.extensions_mut().insert(peer);
     let response = if host_is_clear(request.version(), request.headers()) {
         router.oneshot(request.map(Body::new)).await?
     } else {

@@ -14,5 +14,6 @@ mod file_claim;
 mod first_request;
 mod hotplug;
 mod journey;
+mod public_contract;
 mod reading;
 mod restart;
