@@ -122,8 +122,11 @@ const HEAD: usize = 32 << 10;
 /// Bytes of one HTTP/2 stream, and of all of a connection, that may be on their way without being read.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Requests that a client may begin and take back at once before it has to wait, or is cut.
+/// Requests that a client may begin and take back before they were looked at; then it is cut.
 const RESETS: usize = 64;
+/// Requests of one connection that were answered before their body was read (no token, no such method) or broke the
+/// protocol; then it is cut, and a client that means well connects again.
+const CUT_SHORT: usize = 1024;
 /// How long, and how many bytes, a client that was refused may go on sending before the connection is cut under it:
 /// cut earlier, many would never see why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -390,7 +393,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(STREAM_WINDOW as usize)
             .max_pending_accept_reset_streams(RESETS)
-            .max_local_error_reset_streams(RESETS)
+            .max_local_error_reset_streams(CUT_SHORT)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
         server

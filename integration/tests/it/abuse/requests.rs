@@ -211,7 +211,7 @@ async fn guesses(target: &Target) -> Result<()> {
 
 /// Whatever is asked for, metrics name only what exists.
 pub async fn labels(target: &Target) -> Result<()> {
-    const MADE_UP: usize = 300;
+    const MADE_UP: usize = 200;
     let (http, http2) = (client(target, false)?, client(target, true)?);
     let metrics = target.url("http", "metrics", "/metrics")?;
     let read = async || -> Result<String> { Ok(http.get(&metrics).send().await?.text().await?) };
