@@ -64,7 +64,10 @@ impl Enrolment {
                 "node {node} has a live stream, and a live node's name is never given again; stop its agent first"
             )));
         }
-        certificate(&self.authority, &node, &request.csr, now)
+        crate::fault::point("enrolment-checked");
+        let answer = certificate(&self.authority, &node, &request.csr, now)?;
+        crate::fault::point("node-certificate-signed");
+        Ok(answer)
     }
 }
 

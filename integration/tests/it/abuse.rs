@@ -1,10 +1,16 @@
 //! The public side under abuse: whatever comes to a port, memory and log stay small, the answer is a clear refusal,
 //! and a witness goes on being served.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "bytes that the tests made, and whose length they know"
+)]
+
 /// What should hold; where it does not, that is a finding, and the others are looked at all the same.
 macro_rules! expect {
     ($holds:expr, $($words:tt)+) => {
-        if !$holds {
+        let holds: bool = $holds;
+        if !holds {
             crate::abuse::found(format!($($words)+));
         }
     };
