@@ -48,12 +48,7 @@ fn schemathesis(cluster: &Cluster) -> Result<()> {
             "--header",
             &bearer,
         ])
-        .args([
-            "--checks",
-            "all",
-            "--phases",
-            "examples,coverage,fuzzing,stateful",
-        ])
+        .args(["--phases", "examples,coverage,fuzzing,stateful"])
         .args([
             "--max-examples",
             "50",
