@@ -151,6 +151,25 @@ impl NodeIdentity {
         self.not_before + life / 2
     }
 
+    /// SHA-256 of the CA certificate that signed it, where it is one of those that are trusted.
+    #[must_use]
+    pub fn issuer_sha256(&self) -> Option<Vec<u8>> {
+        let (_, leaf) = X509Certificate::from_der(self.identity.chain.first()?).ok()?;
+        let signed = |ca: &&CertificateDer<'static>| {
+            X509Certificate::from_der(ca)
+                .is_ok_and(|(_, ca)| leaf.verify_signature(Some(ca.public_key())).is_ok())
+        };
+        self.ca.iter().find(signed).map(|ca| sha256(ca))
+    }
+
+    /// Whether it is what the controller wants nodes to have: exactly these CAs trusted, and the first of them signed
+    /// its certificate.
+    #[must_use]
+    pub fn fits(&self, trust: &[Vec<u8>]) -> bool {
+        let trusted: Vec<_> = self.ca.iter().map(|ca| sha256(ca)).collect();
+        trusted == trust && self.issuer_sha256().as_ref() == trust.first()
+    }
+
     /// The client's side of mTLS with it.
     ///
     /// # Errors
@@ -334,6 +353,12 @@ fn request(node: &str) -> Result<(KeyPair, Vec<u8>), EnrolError> {
     Ok((pair, der))
 }
 
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, bytes)
+        .as_ref()
+        .to_vec()
+}
+
 fn time(unix: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or(0))
 }
@@ -437,6 +462,12 @@ impl ServerCertVerifier for PinnedCa {
 /// Whether an error came about because one side does not accept the other's certificate: a new enrolment may help.
 #[must_use]
 pub fn is_certificate_problem(error: &(dyn Error + 'static)) -> bool {
+    certificate_problem(error).is_some()
+}
+
+/// What TLS says where one side does not accept the other's certificate.
+#[must_use]
+pub fn certificate_problem(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -444,18 +475,24 @@ pub fn is_certificate_problem(error: &(dyn Error + 'static)) -> bool {
             .downcast_ref::<rustls::Error>()
             .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
         match rustls {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => return true,
+            Some(
+                problem @ (rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)),
+            ) => return Some(problem.to_string()),
             _ => next = error.source(),
         }
         // An io::Error that wraps another error does not show it as its source, but shows that one's source; and HTTP/2
         // keeps nothing but the text.
-        if let Some(inner) = inner
-            && (inner.to_string().starts_with("received fatal alert") || is_certificate_problem(inner))
-        {
-            return true;
+        if let Some(inner) = inner {
+            let words = inner.to_string();
+            if words.starts_with("received fatal alert") {
+                return Some(words);
+            }
+            if let Some(problem) = certificate_problem(inner) {
+                return Some(problem);
+            }
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -42,6 +42,18 @@ pub enum Command {
         #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage")]
         data_dir: PathBuf,
     },
+    /// Put a new CA in place of the present one. Agents, running or not, go over to it; then end it with --finish.
+    RotateCa {
+        /// End the trust in the old CA; refused while a node has nothing but a certificate of it.
+        #[arg(long)]
+        finish: bool,
+        /// With --finish: also where nodes are locked out by it.
+        #[arg(long, requires = "finish")]
+        force: bool,
+        /// Data folder of the controller, which may run.
+        #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage")]
+        data_dir: PathBuf,
+    },
 }
 
 /// The flags as typed. Each is also an environment variable: `--api-addr` is `API_ADDR`.

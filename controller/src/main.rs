@@ -1,4 +1,4 @@
-//! The controller's program: reads its configuration, then runs, or makes a join token.
+//! The controller's program: reads its configuration, then runs, or makes a join token, or rotates the CA.
 
 use std::process::ExitCode;
 
@@ -22,9 +22,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    if let Some(Command::JoinToken { node, data_dir }) = line.command {
-        return match app::join_token(&data_dir, &node) {
-            Ok(token) => say(&token),
+    if let Some(command) = line.command {
+        return match carry_out(command) {
+            Ok(text) => say(&text),
             Err(error) => fail(&error.to_string(), 1),
         };
     }
@@ -42,6 +42,17 @@ fn main() -> ExitCode {
     match runtime.block_on(app::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn carry_out(command: Command) -> Result<String, app::AppError> {
+    match command {
+        Command::JoinToken { node, data_dir } => app::join_token(&data_dir, &node),
+        Command::RotateCa {
+            finish,
+            force,
+            data_dir,
+        } => app::rotate_ca(&data_dir, finish, force),
     }
 }
 

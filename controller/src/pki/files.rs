@@ -43,12 +43,17 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        sync_dir(path)
     })();
     written.map_err(|e| {
         let _ = fs::remove_file(&temporary);
         file_error(path, e)
     })
+}
+
+/// Makes a rename or a removal in the folder of `path` last.
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 pub(super) fn file_error(path: &Path, source: io::Error) -> PkiError {
