@@ -27,6 +27,7 @@ use std::{
 
 use axum::Router;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use smart_storage_core::{
     drive::{DriveFacts, DriveId, NodeName},
     identity::KnownDrive,
@@ -38,12 +39,12 @@ use smart_storage_proto::agent::v1::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use rustls_pki_types::CertificateDer;
 use tonic::{Status, service::Routes};
 use tracing::warn;
 
 use self::{pace::Pace, roster::Roster};
 use crate::{
+    api::grpc::guard,
     pki::{Pki, PkiError},
     telemetry::AgentMetrics,
 };
@@ -227,10 +228,7 @@ impl AgentsHub {
     /// Tells a node's agent what an administrator changed, where its stream is open and it was told otherwise.
     pub fn settle(&self, node: &NodeName, settings: NodeSettings) {
         let mut streams = self.streams.lock();
-        let Some(live) = streams
-            .get_mut(node)
-            .filter(|live| live.settings != settings)
-        else {
+        let Some(live) = streams.get_mut(node).filter(|live| live.settings != settings) else {
             return;
         };
         live.settings = settings;
@@ -252,7 +250,9 @@ impl AgentsHub {
     }
 
     fn interval_seconds(&self, settings: NodeSettings) -> u32 {
-        let interval = settings.discover_interval.unwrap_or(self.settings.discover_interval);
+        let interval = settings
+            .discover_interval
+            .unwrap_or(self.settings.discover_interval);
         u32::try_from(interval.as_secs()).unwrap_or(u32::MAX)
     }
 
@@ -378,15 +378,14 @@ const MESSAGE: usize = 4 << 20;
 
 /// The agents' service (Sync and Renew) as a router for the agents' port, which must be mTLS.
 pub fn serve_streams(hub: Arc<AgentsHub>, pki: Arc<Pki>) -> Router {
-    let service =
-        AgentServiceServer::new(stream::Streams::new(hub, pki)).max_decoding_message_size(MESSAGE);
+    let service = AgentServiceServer::new(stream::Streams::new(hub, pki)).max_decoding_message_size(MESSAGE);
     Routes::new(service).prepare().into_axum_router()
 }
 
 /// The enrolment service as a router for the enrolment port.
 pub fn serve_enrolment(enrolment: enrol::Enrolment) -> Router {
     let service = EnrolmentServiceServer::new(enrolment).max_decoding_message_size(64 << 10);
-    Routes::new(service).prepare().into_axum_router()
+    guard::tamed(Routes::new(service).prepare().into_axum_router())
 }
 
 /// Writes down which CA's certificate a node was given. Nothing waits for the disk.

@@ -1,6 +1,8 @@
 //! Builds everything once and runs it: ports first, then the store, the authority, the watches, the hub, the
 //! reconcilers and the listeners. Ends on SIGTERM or SIGINT; what was acknowledged is on disk before.
 
+mod rooms;
+
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -14,7 +16,7 @@ use axum::Router;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client};
+use kube::{Api, Client, runtime::reflector::Store};
 use smart_storage_core::{drive::DriveId, drive::NodeName, identity::KnownDrive, registry::Registry};
 use smart_storage_proto::agent::v1::ProbeNow;
 use tokio::{
@@ -28,19 +30,22 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission,
     agents::{
-        AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, session::SILENCE, tokens,
+        AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, session::SILENCE,
+        tokens,
     },
     api::{auth::Bearer, grpc::grpc_router, rest::rest_router},
     config::Config,
-    crd,
+    crd::{self, UnifiedStorageClaim},
     embedded::{Embedded, auth::require_token},
     leader, listen,
     metrics::Metrics,
     pki::{Pki, rotation},
     reconcile::{self, Backends, Change, Context, Planner, Rotation, Stores},
-    service::{AgentAway, Agents, Health as ServiceHealth, Parts, Service},
-    telemetry::{self, AgentMetrics, Health, health_router, metrics_router},
+    service::{AgentAway, Agents, ClaimFinder, Health as ServiceHealth, Parts, Service, lookup::goes_by},
+    telemetry::{self, AgentMetrics, Health, TokenRefusals, health_router, metrics_router},
 };
+
+use self::rooms::Rooms;
 
 const CHANGES: usize = 4096;
 /// A claim is judged within milliseconds; a busy machine may take longer, and the answer does not wait for that.
@@ -188,19 +193,32 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let house = House::build(&config, client, cluster_id, epoch, &stop).await?;
     let health = Health::new();
     let service = house.service(&embedded, &health, &stop);
-    let bearer = Bearer::new(&token).map_err(|e| other("the token")(&e))?;
+    let bearer = Bearer::new(&token)
+        .map_err(|e| other("the token")(&e))?
+        .counting(house.refusals.clone());
     let observe: crate::api::observe::Metrics = {
         let metrics = house.metrics.clone();
         Arc::new(move |done| metrics.requested(done))
     };
     let grpc = grpc_router(Arc::clone(&service), bearer.clone(), Arc::clone(&observe))
         .map_err(|e| other("gRPC")(&e))?;
+    let kube_api = require_token(embedded.router(), bearer.clone());
     let enrolment = Enrolment::new(Arc::clone(&pki), Arc::clone(&house.context.hub));
     let streams = serve_streams(Arc::clone(&house.context.hub), Arc::clone(&pki));
     let loopback = listen::Mode::TlsOrLoopbackPlain;
+    let rooms = Rooms::within(rooms::descriptors());
     let mut tasks = JoinSet::new();
-    let mut open = |flag: &str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
-        tasks.spawn(listen::serve(ports.take(flag)?, router, mode, stop.clone()));
+    let mut open = |flag: &'static str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
+        let listener = ports.take(flag)?;
+        let port = flag_word(flag);
+        tasks.spawn(listen::serve_watched(
+            listener,
+            router,
+            mode,
+            rooms.of(flag),
+            house.connections.of(port),
+            stop.clone(),
+        ));
         Ok(())
     };
     open(
@@ -215,11 +233,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         serve_enrolment(enrolment),
         listen::Mode::Tls(pki.enrolment()),
     )?;
-    open(
-        "--kube-api-addr",
-        require_token(embedded.router(), &token),
-        listen::Mode::Tls(pki.public()),
-    )?;
+    open("--kube-api-addr", kube_api, listen::Mode::Tls(pki.public()))?;
     open(
         "--health-addr",
         health_router(watched(&health, &embedded)),
@@ -246,12 +260,19 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     ended
 }
 
+/// `agent` of `--agent-addr`: what a port is called in metrics.
+fn flag_word(flag: &'static str) -> &'static str {
+    flag.trim_start_matches("--").trim_end_matches("-addr")
+}
+
 /// The parts that belong together, built once.
 #[derive(Clone)]
 struct House {
     context: Arc<Context>,
     changes: broadcast::Sender<Change>,
     metrics: Metrics,
+    refusals: TokenRefusals,
+    connections: listen::RefusalMetrics,
     scraped: Arc<std::sync::Mutex<Option<prometheus_client::registry::Registry>>>,
 }
 
@@ -269,6 +290,8 @@ impl House {
             .map_err(|e| other("the first lists")(&e))?;
         let mut scraped = telemetry::registry();
         let metrics = Metrics::register(&mut scraped);
+        let refusals = TokenRefusals::register(&mut scraped);
+        let connections = listen::RefusalMetrics::register(&mut scraped);
         let admission = admission::Nodes::new(client.clone(), stores.nodes.clone(), config.auto_discover);
         let settings = HubSettings {
             cluster_id: cluster_id.clone(),
@@ -297,6 +320,8 @@ impl House {
             context: Arc::new(context),
             changes,
             metrics,
+            refusals,
+            connections,
             scraped: Arc::new(std::sync::Mutex::new(Some(scraped))),
         })
     }
@@ -317,6 +342,9 @@ impl House {
             )),
             agents: Arc::new(Probes {
                 context: Arc::clone(context),
+            }),
+            finder: Arc::new(ClaimsInMind {
+                claims: context.stores.claims.clone(),
             }),
             clock: Arc::new(Timestamp::now),
             first_look: FIRST_LOOK,
@@ -415,7 +443,11 @@ async fn tell_agents_news(hub: Arc<AgentsHub>, changes: broadcast::Sender<Change
 
 /// Keeps the streams true to the StorageNodes: ends that of a node whose object was deleted or says
 /// `autoDiscover: false`, and tells the others what an administrator changed.
-async fn heed_nodes(context: Arc<Context>, mut changes: broadcast::Receiver<Change>, stop: CancellationToken) {
+async fn heed_nodes(
+    context: Arc<Context>,
+    mut changes: broadcast::Receiver<Change>,
+    stop: CancellationToken,
+) {
     loop {
         let heard = tokio::select! {
             () = stop.cancelled() => return,
@@ -446,6 +478,22 @@ async fn heed_nodes(context: Arc<Context>, mut changes: broadcast::Receiver<Chan
                 }
             }
         }
+    }
+}
+
+/// The claims as the watch has them.
+struct ClaimsInMind {
+    claims: Store<UnifiedStorageClaim>,
+}
+
+impl ClaimFinder for ClaimsInMind {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        let found = self.claims.find(|claim| goes_by(claim, id));
+        let place = found.and_then(|claim| {
+            let metadata = &claim.metadata;
+            Some((metadata.namespace.clone()?, metadata.name.clone()?))
+        });
+        Box::pin(std::future::ready(place))
     }
 }
 

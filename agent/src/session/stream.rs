@@ -206,10 +206,7 @@ impl<'a> Stream<'a> {
         }
         self.renewal.asked = true;
         self.renewal.outdated = false;
-        let (channel, node) = (
-            self.channel.clone(),
-            self.keeper.session.enrolment.node.clone(),
-        );
+        let (channel, node) = (self.channel.clone(), self.keeper.session.enrolment.node.clone());
         let renewed = renewed.clone();
         tokio::spawn(async move {
             // The stream that wanted it may have ended.

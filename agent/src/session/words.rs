@@ -44,11 +44,15 @@ fn meaning(problem: &str) -> &'static str {
             "the controller does not know the CA of this node's certificate; a node that was enrolled elsewhere, or was \
              away while the CA was rotated, needs a new join token"
         }
-        false if says("CertificateRequired") => "the controller's port wants a node's certificate; enrol first",
+        false if says("CertificateRequired") => {
+            "the controller's port wants a node's certificate; enrol first"
+        }
         false if says("UnsupportedCertificate") => {
             "the certificate was not made for a node; enrol with a join token to get one that is"
         }
-        false => "the controller does not accept this node's certificate; a new join token gets it another one",
+        false => {
+            "the controller does not accept this node's certificate; a new join token gets it another one"
+        }
     }
 }
 
@@ -63,13 +67,34 @@ mod tests {
     #[test]
     fn what_tls_says_in_a_word_is_told_with_what_would_help() {
         for (error, help) in [
-            (Tls::AlertReceived(AlertDescription::CertificateExpired), "clock of this"),
-            (Tls::AlertReceived(AlertDescription::UnknownCA), "needs a new join token"),
-            (Tls::AlertReceived(AlertDescription::CertificateRequired), "enrol first"),
-            (Tls::AlertReceived(AlertDescription::UnsupportedCertificate), "not made for a node"),
-            (Tls::InvalidCertificate(CertificateError::UnknownIssuer), "is --controller-addr right"),
-            (Tls::InvalidCertificate(CertificateError::Expired), "clocks of both"),
-            (Tls::InvalidCertificate(CertificateError::NotValidYet), "clocks of both"),
+            (
+                Tls::AlertReceived(AlertDescription::CertificateExpired),
+                "clock of this",
+            ),
+            (
+                Tls::AlertReceived(AlertDescription::UnknownCA),
+                "needs a new join token",
+            ),
+            (
+                Tls::AlertReceived(AlertDescription::CertificateRequired),
+                "enrol first",
+            ),
+            (
+                Tls::AlertReceived(AlertDescription::UnsupportedCertificate),
+                "not made for a node",
+            ),
+            (
+                Tls::InvalidCertificate(CertificateError::UnknownIssuer),
+                "is --controller-addr right",
+            ),
+            (
+                Tls::InvalidCertificate(CertificateError::Expired),
+                "clocks of both",
+            ),
+            (
+                Tls::InvalidCertificate(CertificateError::NotValidYet),
+                "clocks of both",
+            ),
         ] {
             let words = with_help(&io::Error::new(io::ErrorKind::InvalidData, error.clone()));
             assert!(words.contains(help), "{error}: {words}");

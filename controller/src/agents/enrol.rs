@@ -22,6 +22,7 @@ use super::{
 use crate::{
     listen::Peer,
     pki::{Pki, PkiError},
+    tally::Tally,
 };
 
 /// The enrolment service.
@@ -29,6 +30,7 @@ pub struct Enrolment {
     pki: Arc<Pki>,
     hub: Arc<AgentsHub>,
     limiter: Mutex<Limiter>,
+    refused: Tally,
 }
 
 impl Enrolment {
@@ -39,6 +41,7 @@ impl Enrolment {
             pki,
             hub,
             limiter: Mutex::new(Limiter::new(Instant::now())),
+            refused: Tally::default(),
         }
     }
 
@@ -74,10 +77,12 @@ pub(super) fn certificate(
     csr: &[u8],
     now: SystemTime,
 ) -> Result<pb::EnrolResponse, Status> {
-    let (leaf, authority) = pki.sign_node(node, token, csr, now).map_err(|error| match error {
-        PkiError::Request(_) => Status::invalid_argument(error.to_string()),
-        _ => Status::internal(error.to_string()),
-    })?;
+    let (leaf, authority) = pki
+        .sign_node(node, token, csr, now)
+        .map_err(|error| match error {
+            PkiError::Request(_) => Status::invalid_argument(error.to_string()),
+            _ => Status::internal(error.to_string()),
+        })?;
     Ok(pb::EnrolResponse {
         certificate_chain: vec![leaf.to_vec()],
         ca_certificates: authority.trusted().iter().map(|ca| ca.to_vec()).collect(),
@@ -108,9 +113,10 @@ impl EnrolmentService for Enrolment {
             }
             Err(status) => {
                 self.hub.count_certificate("enrolment_refused");
-                warn!(
-                    node = %request.node_name.escape_debug(), peer = %addr, reason = %status.message(), "enrolment refused"
-                );
+                if let Some(count) = self.refused.note(tokio::time::Instant::now()) {
+                    let node: String = request.node_name.chars().take(80).collect();
+                    warn!(count, node = %node.escape_debug(), peer = %addr, reason = %status.message(), "enrolment refused");
+                }
             }
         }
         answer.map(Response::new)

@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use smart_storage_core::{
     decide,
     drive::{DriveFacts, NodeName},
@@ -21,7 +22,6 @@ use smart_storage_proto::{
         controller_message::Message as Answer,
     },
 };
-use rustls_pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -159,7 +159,11 @@ impl AgentService for Streams {
         match renewed {
             Ok(answer) => {
                 self.hub.count_certificate("renewed");
-                let given = answer.certificate_chain.first().cloned().map(CertificateDer::from);
+                let given = answer
+                    .certificate_chain
+                    .first()
+                    .cloned()
+                    .map(CertificateDer::from);
                 if let Some(not_after) = given.as_ref().and_then(pki::not_after) {
                     self.hub.good_until(&node, not_after);
                 }
@@ -350,9 +354,7 @@ impl End {
         let words = self.to_string();
         Some(match self {
             Self::Closed | Self::Lost(_) => return None,
-            Self::Refused(refusal @ Refusal::Silent(_)) => {
-                (refusal.word(), Status::deadline_exceeded(words))
-            }
+            Self::Refused(refusal @ Refusal::Silent(_)) => (refusal.word(), Status::deadline_exceeded(words)),
             Self::Refused(refusal) => (refusal.word(), Status::failed_precondition(words)),
             Self::TooLarge => ("too_large", Status::out_of_range(words)),
             Self::Garbage(_) => ("garbage", Status::invalid_argument(words)),
@@ -474,10 +476,7 @@ impl Driver {
                 self.send(Answer::Resync(pb::Resync { reason }))
             }
             Some(Step::Ignored(why)) => {
-                hub.metrics
-                    .ignored
-                    .get_or_create(&[("reason", why.word())])
-                    .inc();
+                hub.metrics.ignored.get_or_create(&[("reason", why.word())]).inc();
                 if self.first(why.word()) {
                     warn!(node = %self.claim.node, reason = why.word(), "message not applied");
                 }

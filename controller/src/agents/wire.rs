@@ -95,7 +95,11 @@ impl WireError {
 #[must_use]
 pub fn snapshot(message: pb::Snapshot) -> Snapshot {
     let mut faults: Vec<Fault> = message.faults.into_iter().map(fault).collect();
-    let drives = once("devices", each("devices", message.devices, &mut faults, drive), &mut faults);
+    let drives = once(
+        "devices",
+        each("devices", message.devices, &mut faults, drive),
+        &mut faults,
+    );
     let members = each("members", message.members, &mut faults, member);
     faults.truncate(MOST);
     Snapshot {
@@ -121,13 +125,20 @@ fn once(field: &str, drives: Vec<DriveFacts>, faults: &mut Vec<Fault>) -> Vec<Dr
 /// What is said of a node that has more drives than are remembered.
 #[must_use]
 pub fn too_many() -> Fault {
-    wrong("devices", format!("at most {MOST} drives of a node are remembered, and it tells of more")).fault()
+    wrong(
+        "devices",
+        format!("at most {MOST} drives of a node are remembered, and it tells of more"),
+    )
+    .fault()
 }
 
 fn bounded(message: &impl prost::Message) -> Result<(), WireError> {
     let bytes = message.encoded_len();
     if bytes > MOST_BYTES {
-        return Err(wrong("size", format!("{bytes} bytes, at most {MOST_BYTES} are read")));
+        return Err(wrong(
+            "size",
+            format!("{bytes} bytes, at most {MOST_BYTES} are read"),
+        ));
     }
     Ok(())
 }
@@ -138,7 +149,11 @@ fn bounded(message: &impl prost::Message) -> Result<(), WireError> {
 pub fn delta(message: pb::Delta) -> Delta {
     let names: Vec<String> = message.changed.iter().map(|d| d.name.clone()).collect();
     let mut found = Vec::new();
-    let changed = once("changed", each("changed", message.changed, &mut found, drive), &mut found);
+    let changed = once(
+        "changed",
+        each("changed", message.changed, &mut found, drive),
+        &mut found,
+    );
     let mut removed = message.removed;
     removed.extend(
         names

@@ -326,6 +326,26 @@ impl ApiError {
         )
     }
 
+    /// 408: the body did not come.
+    pub fn late(time: std::time::Duration) -> Self {
+        Self::plain(
+            408,
+            "Timeout",
+            format!("the body took more than {} seconds", time.as_secs()),
+        )
+    }
+
+    /// 429: too much at once.
+    pub fn too_many() -> Self {
+        let mut error = Self::plain(
+            429,
+            "TooManyRequests",
+            "too many requests are under way; please try again later",
+        );
+        error.details = json!({"retryAfterSeconds": 1});
+        error
+    }
+
     /// 410: the history that was asked for is gone.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::plain(410, "Expired", message)

@@ -110,8 +110,8 @@ impl Authority {
             .ok_or_else(|| content_error(&files.certificate, &"no certificate in it"))?;
         let key = signing_key(files, &certificate)?;
         let cross = cross(files, &certificate, &trusted)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|e| content_error(&files.certificate, &e))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&certificate, key).map_err(|e| content_error(&files.certificate, &e))?;
         Ok(Self {
             trusted,
             certificate,
@@ -258,7 +258,10 @@ impl NewAuthority {
         let mut params = CertificateParams::default();
         // Each has a name of its own: programs look for the issuer by its name.
         let number = sha256_hex(rcgen::PublicKeyData::der_bytes(&key));
-        params.distinguished_name = name(&format!("smart-storage CA {}", number.get(..8).unwrap_or_default()));
+        params.distinguished_name = name(&format!(
+            "smart-storage CA {}",
+            number.get(..8).unwrap_or_default()
+        ));
         // One CA below it: the one that follows it, while both are trusted.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -280,8 +283,7 @@ fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn is_signed_by(leaf: &X509Certificate<'_>, ca: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(ca)
-        .is_ok_and(|(_, ca)| leaf.verify_signature(Some(ca.public_key())).is_ok())
+    X509Certificate::from_der(ca).is_ok_and(|(_, ca)| leaf.verify_signature(Some(ca.public_key())).is_ok())
 }
 
 /// The key that belongs to `certificate`. One that a rotation has not moved to its place yet is moved.
@@ -319,13 +321,16 @@ fn cross(
         return Ok(None);
     }
     // One that cannot be read is of no use to anybody, and nothing but a rotation makes another.
-    let Some(cross) = certificates(&files.cross, &read(&files.cross)?)?.into_iter().next() else {
+    let Some(cross) = certificates(&files.cross, &read(&files.cross)?)?
+        .into_iter()
+        .next()
+    else {
         return Ok(None);
     };
     let (_, own) =
         X509Certificate::from_der(certificate).map_err(|e| content_error(&files.certificate, &e))?;
     let (_, parsed) = X509Certificate::from_der(&cross).map_err(|e| content_error(&files.cross, &e))?;
-    let fits = parsed.public_key() == own.public_key()
-        && trusted.iter().skip(1).any(|ca| is_signed_by(&parsed, ca));
+    let fits =
+        parsed.public_key() == own.public_key() && trusted.iter().skip(1).any(|ca| is_signed_by(&parsed, ca));
     Ok(fits.then_some(cross.clone()))
 }

@@ -6,6 +6,7 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod abuse;
 mod crash;
 mod dead_filesystem;
 mod doors;
@@ -15,3 +16,4 @@ mod hotplug;
 mod journey;
 mod reading;
 mod restart;
+mod trust;

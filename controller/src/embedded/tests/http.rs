@@ -9,6 +9,7 @@ use tower::ServiceExt;
 
 use super::super::auth::require_token;
 use super::Bed;
+use crate::api::Bearer;
 
 const VESSELS: &str = "/apis/test.example.io/v1/namespaces/default/vessels";
 
@@ -55,7 +56,7 @@ fn vessel(name: &str) -> Value {
 #[tokio::test]
 async fn without_the_token_only_health_answers() {
     let bed = Bed::new().await;
-    let router = require_token(bed.api.router(), "secret");
+    let router = require_token(bed.api.router(), Bearer::new("secret").unwrap());
     for header in [
         None,
         Some("Bearer wrong"),

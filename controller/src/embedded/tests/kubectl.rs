@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::super::auth::require_token;
 use super::Bed;
+use crate::api::Bearer;
 
 struct Served {
     bed: Bed,
@@ -52,7 +53,7 @@ impl axum::serve::Listener for Tls {
 
 async fn served() -> Served {
     let bed = Bed::new().await;
-    let router: Router = require_token(bed.api.router(), "let-me-in");
+    let router: Router = require_token(bed.api.router(), Bearer::new("let-me-in").unwrap());
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
