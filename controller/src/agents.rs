@@ -278,7 +278,7 @@ impl AgentsHub {
     pub fn forget_node(&self, node: &NodeName) {
         if !self.connected(node) {
             self.paces.lock().remove(node);
-            if self.registry.remove(node.as_str()).is_some() {
+            if self.roster.forget_node(&self.registry, node) {
                 self.changed(node);
             }
         }

@@ -27,6 +27,8 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// For the controller's Welcome.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the reason of an end that was noticed while sending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Messages on their way to the controller; while the queue is full nothing is lost, only later.
 const QUEUE: usize = 16;
 /// Orders being carried out at a time; further ones are refused as retryable.
@@ -92,6 +94,7 @@ impl<'a> Stream<'a> {
         }
         let reason = match self.steady(&outgoing, &mut incoming).await {
             Ok(()) => "the controller closed the stream".to_owned(),
+            Err(reason) if outgoing.is_closed() => self.last_words(&mut incoming).await.unwrap_or(reason),
             Err(reason) => reason,
         };
         self.keeper.epoch = self.told.heartbeat().epoch;
@@ -143,6 +146,21 @@ impl<'a> Stream<'a> {
         self.keeper.count("welcomed");
         info!(cluster = %welcome.cluster_id, lease_epoch = welcome.lease_epoch, "welcomed");
         Ok(())
+    }
+
+    /// Why the controller ended a stream that takes nothing any more, where it said so.
+    async fn last_words(&mut self, incoming: &mut Streaming<pb::ControllerMessage>) -> Option<String> {
+        let end = async {
+            loop {
+                match incoming.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
+            }
+        };
+        let status = tokio::time::timeout(LAST_WORDS, end).await.ok()??;
+        Some(self.refused(&status).reason)
     }
 
     fn settle(&self, discover_interval_seconds: u32) {

@@ -405,6 +405,8 @@ impl Driver {
             () = closing.cancelled() => Event::End(End::Closing),
             Ok(reason) = &mut self.expelled => Event::End(End::Expelled(reason)),
             Ok(()) = self.trust.changed(), if self.claim.welcomed => Event::Trust,
+            // Who went away while nothing was read is not waited for.
+            () = self.outgoing.closed() => Event::End(End::Closed),
             () = tokio::time::sleep_until(wake) => Event::Look,
             message = incoming.message(), if resting.is_none() => Event::Message(message),
         }

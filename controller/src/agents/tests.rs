@@ -80,8 +80,13 @@ async fn controller() -> Controller {
 
 /// A controller whose streams are dead after `silence`, and whose agents' port has these bounds.
 async fn controller_with(silence: Duration, limits: listen::Limits) -> Controller {
+    controller_of(SystemTime::now(), silence, limits).await
+}
+
+/// The same, with a CA and a server certificate that were made then.
+async fn controller_of(made: SystemTime, silence: Duration, limits: listen::Limits) -> Controller {
     let dir = tempfile::tempdir().unwrap();
-    let pki = Arc::new(Pki::open(dir.path(), &[], SystemTime::now()).unwrap());
+    let pki = Arc::new(Pki::open(dir.path(), &[], made).unwrap());
     let settings = HubSettings {
         cluster_id: "0a1b2c3d".to_owned(),
         discover_interval: Duration::from_secs(77),
@@ -279,7 +284,13 @@ impl Agent {
     }
 
     async fn not_ready_for(&self, words: &str) {
-        until(words, || self.session.health.readiness().1.contains(words)).await;
+        let mut heard = BTreeSet::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !heard.iter().any(|said: &String| said.contains(words)) {
+            assert!(Instant::now() < deadline, "not in time: {words}; but {heard:?}");
+            heard.insert(self.session.health.readiness().1);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn streams(&self, outcome: &'static str) -> u64 {

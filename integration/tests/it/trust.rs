@@ -4,7 +4,9 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use smart_storage_integration::{Cluster, Setup, cluster::NODE, drives::run, eventually, needs::INSTANCE, skipped};
+use smart_storage_integration::{
+    Cluster, Setup, cluster::NODE, drives::run, eventually, needs::INSTANCE, skipped,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -25,7 +27,9 @@ async fn page(cluster: &Cluster, variable: &str, path: &str) -> Result<String> {
 /// One of the agent's counters; 0 where it was never counted.
 async fn counted(cluster: &Cluster, line: &str) -> Result<u64> {
     let all = page(cluster, "SMART_STORAGE_AGENT_METRICS_URL", "/metrics").await?;
-    let value = all.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
+    let value = all
+        .lines()
+        .find_map(|told| told.strip_prefix(line)?.strip_prefix(' '));
     Ok(value.map_or(Ok(0), str::parse)?)
 }
 
@@ -59,8 +63,13 @@ async fn rotate(cluster: &mut Cluster) -> Result<()> {
     let ca = cluster.state().join("controller/pki/ca.crt");
     let old = cluster.state().join("old-ca.crt");
     fs::copy(&ca, &old)?;
-    let nothing = controller(cluster, &["rotate-ca", "--finish"]).unwrap_err().to_string();
-    ensure!(nothing.contains("no rotation of the CA is under way"), "{nothing}");
+    let nothing = controller(cluster, &["rotate-ca", "--finish"])
+        .unwrap_err()
+        .to_string();
+    ensure!(
+        nothing.contains("no rotation of the CA is under way"),
+        "{nothing}"
+    );
 
     let said = controller(cluster, &["rotate-ca"])?;
     ensure!(said.contains("rotate-ca --finish"), "{said}");
@@ -71,7 +80,9 @@ async fn rotate(cluster: &mut Cluster) -> Result<()> {
     // Old clients, new clients, and Go's TLS with what a kubeconfig from before has in it.
     curl(cluster, &old).context("with the old CA only")?;
     curl(cluster, &ca).context("with both")?;
-    cluster.kubectl(["get", "storagenodes"]).context("kubectl with the old CA")?;
+    cluster
+        .kubectl(["get", "storagenodes"])
+        .context("kubectl with the old CA")?;
     let again = controller(cluster, &["rotate-ca"]).unwrap_err().to_string();
     ensure!(again.contains("is under way"), "{again}");
 
@@ -90,7 +101,9 @@ async fn rotate(cluster: &mut Cluster) -> Result<()> {
     // A restart knows nothing but the files; `up` writes the kubeconfig anew.
     cluster.kill9("controller").await?;
     cluster.up().await?;
-    cluster.kubectl(["get", "storagenodes"]).context("kubectl with the new CA")?;
+    cluster
+        .kubectl(["get", "storagenodes"])
+        .context("kubectl with the new CA")?;
     eventually(SOON, "the agent is back", || async {
         Ok((counted(cluster, WELCOMED).await? == 2).then_some(()))
     })
@@ -99,7 +112,14 @@ async fn rotate(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn patch(cluster: &Cluster, spec: &str) -> Result<String> {
-    cluster.kubectl(["patch", "storagenode", NODE, "--type=merge", "-p", &format!(r#"{{"spec":{spec}}}"#)])
+    cluster.kubectl([
+        "patch",
+        "storagenode",
+        NODE,
+        "--type=merge",
+        "-p",
+        &format!(r#"{{"spec":{spec}}}"#),
+    ])
 }
 
 async fn send_away(cluster: &Cluster) -> Result<()> {

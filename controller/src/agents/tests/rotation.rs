@@ -19,7 +19,10 @@ fn name(number: usize) -> String {
 
 impl Fleet {
     async fn start(clock: fn() -> SystemTime) -> Self {
-        let controller = controller().await;
+        Self::start_under(controller().await, clock).await
+    }
+
+    async fn start_under(controller: Controller, clock: fn() -> SystemTime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = fleet::Controller {
             streams: controller.agents.to_string(),
@@ -126,10 +129,11 @@ async fn shown_by(controller: &Controller) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_servers_certificate_is_another_one_and_no_stream_is_dropped() {
-    let fleet = Fleet::start(SystemTime::now).await;
+    let near_its_end = SystemTime::now() - crate::pki::SERVER_LIFE * 3 / 4;
+    let controller = controller_of(near_its_end, session::SILENCE, listen::Limits::default()).await;
+    let fleet = Fleet::start_under(controller, SystemTime::now).await;
     let before = shown_by(&fleet.controller).await;
-    let near_its_end = SystemTime::now() + crate::pki::SERVER_LIFE * 3 / 4;
-    assert!(fleet.controller.pki.renew_server(near_its_end).unwrap());
+    assert!(fleet.controller.pki.renew_server(SystemTime::now()).unwrap());
     assert_ne!(shown_by(&fleet.controller).await, before);
     fleet.is_as_it_was().await;
 }
