@@ -75,7 +75,9 @@ impl<T: Clone + Ord> Index<T> {
             0 => {
                 owners.remove();
             }
-            1 => left.into_iter().for_each(|one| *owners.get_mut() = Owners::One(one)),
+            1 => left
+                .into_iter()
+                .for_each(|one| *owners.get_mut() = Owners::One(one)),
             _ => *owners.get_mut() = Owners::Many(left),
         }
     }

@@ -354,10 +354,10 @@ async fn of_ten_thousand_drives_a_thousand_are_remembered_and_the_node_says_so()
 }
 
 #[tokio::test]
-async fn ten_thousand_drives_with_all_their_facts_are_more_than_a_message_may_hold() {
+async fn twenty_thousand_drives_with_all_their_facts_are_more_than_a_message_may_hold() {
     let bed = Bed::new().await;
     let mut agent = bed.controller.agent("node-1");
-    let (pictures, inventory) = watch::channel(Arc::new(fleet::picture(1, 10_000)));
+    let (pictures, inventory) = watch::channel(Arc::new(fleet::picture(1, 20_000)));
     agent.session.inventory = inventory;
     let task = agent.start();
     agent.not_ready_for("no machine has so much to tell").await;

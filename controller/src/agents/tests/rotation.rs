@@ -18,11 +18,12 @@ fn name(number: usize) -> String {
 }
 
 impl Fleet {
-    async fn start(clock: fn() -> SystemTime) -> Self {
-        Self::start_under(controller().await, clock).await
+    async fn start() -> Self {
+        Self::start_under(controller().await, SystemTime::now()).await
     }
 
-    async fn start_under(controller: Controller, clock: fn() -> SystemTime) -> Self {
+    /// Every node has a certificate that was made then.
+    async fn start_under(controller: Controller, made: SystemTime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = fleet::Controller {
             streams: controller.agents.to_string(),
@@ -32,10 +33,9 @@ impl Fleet {
         for number in 0..STREAMS {
             let folder = dir.path().join(name(number));
             std::fs::create_dir(&folder).unwrap();
-            let identity = controller.identity(&name(number), SystemTime::now());
+            let identity = controller.identity(&name(number), made);
             identity.store(&folder).unwrap();
-            let mut node = SimulatedNode::new(&name(number), number, 2, &at, &folder, None);
-            node.session.clock = clock;
+            let node = SimulatedNode::new(&name(number), number, 2, &at, &folder, None);
             node.start();
             nodes.push(node);
         }
@@ -100,7 +100,8 @@ fn good_until(controller: &Controller, node: &str) -> i64 {
 
 #[tokio::test]
 async fn two_hundred_certificates_are_renewed_under_their_streams() {
-    let fleet = Fleet::start(|| SystemTime::now() + Duration::from_secs(13 * 3600)).await;
+    let past_half = SystemTime::now() - Duration::from_secs(13 * 3600);
+    let fleet = Fleet::start_under(controller().await, past_half).await;
     fleet.renewed(1).await;
     fleet.is_as_it_was().await;
     // The next connection shows the new one.
@@ -131,7 +132,7 @@ async fn shown_by(controller: &Controller) -> Vec<u8> {
 async fn the_servers_certificate_is_another_one_and_no_stream_is_dropped() {
     let near_its_end = SystemTime::now() - crate::pki::SERVER_LIFE * 3 / 4;
     let controller = controller_of(near_its_end, session::SILENCE, listen::Limits::default()).await;
-    let fleet = Fleet::start_under(controller, SystemTime::now).await;
+    let fleet = Fleet::start_under(controller, SystemTime::now()).await;
     let before = shown_by(&fleet.controller).await;
     assert!(fleet.controller.pki.renew_server(SystemTime::now()).unwrap());
     assert_ne!(shown_by(&fleet.controller).await, before);
@@ -140,7 +141,7 @@ async fn the_servers_certificate_is_another_one_and_no_stream_is_dropped() {
 
 #[tokio::test]
 async fn the_ca_is_rotated_under_two_hundred_streams() {
-    let fleet = Fleet::start(SystemTime::now).await;
+    let fleet = Fleet::start().await;
     let controller = &fleet.controller;
     let (dir, pki) = (controller.dir.path(), &controller.pki);
     tokio::spawn(Arc::clone(pki).keep_fresh(controller.shutdown.clone()));
