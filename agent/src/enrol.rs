@@ -29,7 +29,10 @@ use tonic::transport::Channel;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use self::pinned::pinned;
-use crate::session::connect::{self, ConnectError};
+use crate::{
+    member::fault,
+    session::connect::{self, ConnectError},
+};
 
 const IDENTITY: &str = "identity.pem";
 const CA: &str = "ca.pem";
@@ -233,10 +236,13 @@ impl NodeIdentity {
         let pem = |all: &[CertificateDer<'_>]| all.iter().map(tls::certificate_pem).collect::<String>();
         // The CA first: an identity is never there without what it trusts.
         write_private(&folder.join(CA), &pem(&self.ca))?;
+        fault::point("identity-ca-written");
         write_private(
             &folder.join(IDENTITY),
             &(pair.serialize_pem() + &pem(&self.identity.chain)),
-        )
+        )?;
+        fault::point("identity-written");
+        Ok(())
     }
 
     /// Reads it from `<data_dir>/identity/`; `None` where the node was never enrolled.
@@ -376,6 +382,7 @@ fn write_private(path: &Path, content: &str) -> Result<(), EnrolError> {
             .open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
+        fault::point("identity-file-unnamed");
         fs::rename(&temporary, path)?;
         path.parent()
             .map_or(Ok(()), |folder| File::open(folder)?.sync_all())

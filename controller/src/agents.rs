@@ -7,6 +7,8 @@
 //! [`serve_streams`] belongs on the agents' port (mTLS), [`serve_enrolment`] on the enrolment port.
 
 pub mod enrol;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod identity;
 pub mod limit;
 pub mod pace;

@@ -175,9 +175,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let pki = Pki::open(&config.data_dir, &[], SystemTime::now()).map_err(|e| other("the PKI")(&e))?;
     let pki = Arc::new(pki);
     let token = secret_file(&config.data_dir.join("admin.token"), new_token)?;
+    crate::fault::point("admin-token-written");
     let cluster_id = secret_file(&config.data_dir.join("cluster-id"), || {
         uuid::Uuid::new_v4().to_string()
     })?;
+    crate::fault::point("cluster-id-written");
     let store = config.data_dir.join("store.redb");
     let embedded = Embedded::open(&store, crd::all())
         .await
@@ -190,6 +192,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     )
     .await
     .map_err(|e| other("the leader's Lease")(&e))?;
+    crate::fault::point("lead-taken");
     let house = House::build(&config, client, cluster_id, epoch, &stop).await?;
     let health = Health::new();
     let service = house.service(&embedded, &health, &stop);
@@ -239,7 +242,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         health_router(watched(&health, &embedded)),
         listen::Mode::Plain,
     )?;
-    open("--metrics-addr", house.metrics_router(), listen::Mode::Plain)?;
+    open(
+        "--metrics-addr",
+        house.metrics_router(embedded.clone()),
+        listen::Mode::Plain,
+    )?;
     tasks.spawn(Arc::clone(&pki).keep_fresh(stop.clone()));
     tasks.spawn(watch_store(health.clone(), embedded.clone(), stop.clone()));
     tasks.spawn(house.run(stop.clone()));
@@ -315,6 +322,7 @@ impl House {
             cluster_id,
             Arc::new(Timestamp::now),
             observed,
+            changes.clone(),
         );
         Ok(Self {
             context: Arc::new(context),
@@ -339,6 +347,7 @@ impl House {
                 context.client.clone(),
                 context.stores.clone(),
                 Arc::clone(&context.backends),
+                self.changes.clone(),
             )),
             agents: Arc::new(Probes {
                 context: Arc::clone(context),
@@ -359,7 +368,7 @@ impl House {
         }))
     }
 
-    fn metrics_router(&self) -> Router {
+    fn metrics_router(&self, embedded: Embedded) -> Router {
         let scraped = self
             .scraped
             .lock()
@@ -368,6 +377,7 @@ impl House {
         let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
         metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
             metrics.count(&context.registry, &context.stores);
+            metrics.store(embedded.is_writable());
         })
     }
 
@@ -625,6 +635,11 @@ fn secret_file(path: &Path, make: impl Fn() -> String) -> Result<String, AppErro
         .map_err(fail("cannot write"))?;
     io::Write::write_all(&mut file, format!("{text}\n").as_bytes()).map_err(fail("cannot write"))?;
     file.sync_all().map_err(fail("cannot write"))?;
+    crate::fault::point("secret-file-unnamed");
     fs::rename(&next, path).map_err(fail("cannot write"))?;
+    let folder = path.parent().unwrap_or(path);
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail("cannot write"))?;
     Ok(text)
 }

@@ -1,15 +1,17 @@
-//! The controller's program: reads its configuration, then runs, or makes a join token, or rotates the CA.
+//! The controller's program: reads its configuration, then runs; or makes a join token or the keys of a SeaweedFS, or
+//! rotates the CA.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::SystemTime};
 
 use clap::Parser as _;
 use smart_storage_controller::{
     app,
     config::{Command, CommandLine, Config, EXIT_USAGE},
-    telemetry,
+    fault, pki, telemetry,
 };
 
 fn main() -> ExitCode {
+    fault::announce();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => {
@@ -24,7 +26,8 @@ fn main() -> ExitCode {
     };
     if let Some(command) = line.command {
         return match carry_out(command) {
-            Ok(text) => say(&text),
+            Ok(None) => ExitCode::SUCCESS,
+            Ok(Some(text)) => say(&text),
             Err(error) => fail(&error.to_string(), 1),
         };
     }
@@ -45,14 +48,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: Command) -> Result<String, app::AppError> {
+fn carry_out(command: Command) -> Result<Option<String>, app::AppError> {
     match command {
-        Command::JoinToken { node, data_dir } => app::join_token(&data_dir, &node),
+        Command::JoinToken { node, data_dir } => app::join_token(&data_dir, &node).map(Some),
         Command::RotateCa {
             finish,
             force,
             data_dir,
-        } => app::rotate_ca(&data_dir, finish, force),
+        } => app::rotate_ca(&data_dir, finish, force).map(Some),
+        Command::SeaweedfsSecurity { dir, names } => pki::seaweedfs::make(&dir, &names, SystemTime::now())
+            .map(|()| None)
+            .map_err(|error| app::AppError::Other(error.to_string())),
     }
 }
 

@@ -9,6 +9,7 @@ mod authority;
 mod files;
 mod holders;
 pub mod rotation;
+pub mod seaweedfs;
 
 use std::{
     fs, io,
@@ -224,21 +225,13 @@ impl Pki {
         self.agents.store(agents);
     }
 
-    /// Signs a node's certificate; see [`Authority::sign_node`].
+    /// The CA to sign with: one that goes signs nothing any more, however short ago it was rotated.
     ///
     /// # Errors
     /// [`PkiError`].
-    pub fn sign_node(
-        &self,
-        node: &str,
-        token: &str,
-        request: &[u8],
-        now: SystemTime,
-    ) -> Result<(CertificateDer<'static>, Arc<Authority>), PkiError> {
-        // A CA that goes signs nothing any more, however short ago it was rotated.
+    pub fn signing(&self, now: SystemTime) -> Result<Arc<Authority>, PkiError> {
         self.look(now)?;
-        let authority = self.authority();
-        Ok((authority.sign_node(node, token, request, now)?, authority))
+        Ok(self.authority())
     }
 
     /// Remembers that `node` has this certificate.
@@ -320,10 +313,12 @@ fn new_server(
     let dir = data_dir.join("pki");
     let (certificate, pair) = authority.make_server(names, now)?;
     write_private(&dir.join("server.key"), pair.serialize_pem().as_bytes())?;
+    crate::fault::point("server-key-written");
     write_private(
         &dir.join("server.crt"),
         tls::certificate_pem(&certificate).as_bytes(),
     )?;
+    crate::fault::point("server-written");
     Ok(identity(authority, certificate, pair.serialize_der()))
 }
 

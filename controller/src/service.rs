@@ -72,6 +72,10 @@ pub struct NewCredentials {
     pub endpoint: String,
     /// The bucket.
     pub bucket: String,
+    /// Bearer token for reading the volume through the filer's HTTP, good for twelve hours; missing where the filer
+    /// asks for none. One that was given before is good until its own end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filer_token: Option<String>,
 }
 
 impl std::fmt::Debug for NewCredentials {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::{Actions, CHECK, Ended, Keeper, RENEWAL, Refused, Told, connect::chain, unix_seconds, words};
 use crate::{
     enrol::{self, EnrolError, NodeIdentity},
+    member::fault,
     wire,
 };
 
@@ -145,6 +146,7 @@ impl<'a> Stream<'a> {
         session.metrics.stream_connected.set(1);
         self.keeper.count("welcomed");
         info!(cluster = %welcome.cluster_id, lease_epoch = welcome.lease_epoch, "welcomed");
+        fault::point("stream-welcomed");
         Ok(())
     }
 
@@ -371,7 +373,9 @@ impl<'a> Stream<'a> {
         };
         let actions = Arc::clone(&self.keeper.session.actions);
         tokio::spawn(async move {
+            fault::point("order-taken");
             let result = carry_out(actions.as_ref(), command.command).await;
+            fault::point("order-done");
             place.send((command.id, kind, result));
         });
         Ok(())

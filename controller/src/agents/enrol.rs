@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     listen::Peer,
-    pki::{Pki, PkiError},
+    pki::{Authority, Pki, PkiError},
     tally::Tally,
 };
 
@@ -57,7 +57,10 @@ impl Enrolment {
         let token = tokens::id(data_dir, &node)
             .map_err(|error| refusal(VerifyError::Io(error)))?
             .ok_or_else(|| refusal(VerifyError::Unknown))?;
-        certificate(&self.pki, &node, &token, &request.csr, now)
+        crate::fault::point("enrolment-checked");
+        let answer = certificate(&self.pki, &node, &token, &request.csr, now)?;
+        crate::fault::point("node-certificate-signed");
+        Ok(answer)
     }
 }
 
@@ -77,12 +80,25 @@ pub(super) fn certificate(
     csr: &[u8],
     now: SystemTime,
 ) -> Result<pb::EnrolResponse, Status> {
-    let (leaf, authority) = pki
-        .sign_node(node, token, csr, now)
-        .map_err(|error| match error {
-            PkiError::Request(_) => Status::invalid_argument(error.to_string()),
-            _ => Status::internal(error.to_string()),
-        })?;
+    let authority = pki.signing(now).map_err(not_made)?;
+    sign(&authority, node, token, csr, now)
+}
+
+fn not_made(error: PkiError) -> Status {
+    match error {
+        PkiError::Request(_) => Status::invalid_argument(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+pub(super) fn sign(
+    authority: &Authority,
+    node: &str,
+    token: &str,
+    csr: &[u8],
+    now: SystemTime,
+) -> Result<pb::EnrolResponse, Status> {
+    let leaf = authority.sign_node(node, token, csr, now).map_err(not_made)?;
     Ok(pb::EnrolResponse {
         certificate_chain: vec![leaf.to_vec()],
         ca_certificates: authority.trusted().iter().map(|ca| ca.to_vec()).collect(),

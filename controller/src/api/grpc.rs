@@ -230,6 +230,7 @@ impl storage_service_server::StorageService for Storage {
             secret_key: new.secret_key,
             endpoint: new.endpoint,
             bucket: new.bucket,
+            filer_token: new.filer_token.unwrap_or_default(),
         }))
     }
 

@@ -21,7 +21,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{
     CA_LIFE, NODE_LIFE, NODE_URI, PkiError, SERVER_LIFE, TOKEN_URI,
-    files::{content_error, file_error, private_dir, read, write_private},
+    files::{self, content_error, file_error, private_dir, read, write_private},
     name, serial, sha256_hex, valid,
 };
 
@@ -71,7 +71,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     cross: Option<CertificateDer<'static>>,
     pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -91,11 +91,15 @@ impl Authority {
     pub fn open(data_dir: &Path, now: SystemTime) -> Result<Self, PkiError> {
         let files = Files::below(data_dir)?;
         let _lock = files.lock()?;
+        files::sweep(&data_dir.join("pki"));
+        files::sweep(&data_dir.join("join-tokens"));
         if !files.certificate.exists() {
             // The key is written first: alone it signed nothing yet.
             let made = NewAuthority::make(now)?;
             write_private(&files.key, made.key.serialize_pem().as_bytes())?;
+            crate::fault::point("ca-key-written");
             write_private(&files.certificate, made.certificate.pem().as_bytes())?;
+            crate::fault::point("ca-written");
         }
         Self::load(&files)
     }

@@ -54,6 +54,12 @@ pub(super) fn sweep(data_dir: &Path, ca: &str, now: SystemTime) -> Result<(), Pk
     Ok(())
 }
 
+/// `<node>.<pid>.new`: another process writes it just now, or died over it; the node's own file says what was before.
+fn is_unfinished(name: &str) -> bool {
+    let pid = name.strip_suffix(".new").and_then(|rest| rest.rsplit_once('.'));
+    pid.is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
+}
+
 struct Holder {
     node: String,
     ca: String,
@@ -71,6 +77,9 @@ fn all(data_dir: &Path) -> Result<Vec<Holder>, PkiError> {
     for entry in entries {
         let entry = entry.map_err(|e| file_error(&folder, e))?;
         let node = entry.file_name().to_string_lossy().into_owned();
+        if is_unfinished(&node) {
+            continue;
+        }
         let text = fs::read_to_string(entry.path()).map_err(|e| file_error(&entry.path(), e))?;
         let Some((ca, not_after)) = text.trim().split_once(' ') else {
             // What a crash left of a write: the node is written down anew when it is seen.

@@ -72,6 +72,7 @@ impl CredentialRotation for Neighbours {
                     secret_key: "SK".to_owned(),
                     endpoint: "http://127.0.0.1:1".to_owned(),
                     bucket,
+                    filer_token: Some("FT".to_owned()),
                 }),
             }
         }

@@ -7,13 +7,21 @@
 )]
 
 mod abuse;
+mod chaos;
+mod conformance;
 mod crash;
 mod dead_filesystem;
 mod doors;
+mod every_step;
 mod file_claim;
 mod first_request;
+mod first_steps;
+mod full_disk;
 mod hotplug;
 mod journey;
+mod no_byte_twice;
 mod reading;
 mod restart;
+mod separate;
+mod strangers;
 mod trust;

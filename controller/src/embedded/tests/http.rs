@@ -131,7 +131,7 @@ async fn wrong_requests_get_the_code_of_their_fault() {
     .await;
     check(Method::PUT, VESSELS, &json, &good, 405).await;
     check(Method::PUT, &format!("{VESSELS}/b"), &json, &good, 400).await;
-    check(Method::POST, &format!("{VESSELS}?dryRun=Some"), &json, &good, 400).await;
+    check(Method::POST, &format!("{VESSELS}?dryRun=Some"), &json, &good, 422).await;
     check(Method::GET, VESSELS, &[("accept", "image/png")], b"", 406).await;
     check(Method::GET, &format!("{VESSELS}?continue=abc"), &[], b"", 400).await;
     check(Method::GET, &format!("{VESSELS}?limit=x"), &[], b"", 400).await;

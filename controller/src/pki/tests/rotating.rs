@@ -17,7 +17,10 @@ struct Node {
 /// A node as it is after an enrolment now.
 fn enrolled(pki: &Pki) -> Node {
     let (pair, request) = request();
-    let (leaf, authority) = pki.sign_node("node-1", "t", &request, SystemTime::now()).unwrap();
+    let authority = pki.signing(SystemTime::now()).unwrap();
+    let leaf = authority
+        .sign_node("node-1", "t", &request, SystemTime::now())
+        .unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
     Node {
         identity: Identity {
