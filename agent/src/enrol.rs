@@ -3,6 +3,8 @@
 //! The token carries the hash of the CA, so the first connection already trusts nobody else (or, with `--ca-file`,
 //! that CA). Keys are made here and never leave their file but into rustls; neither key nor token is ever logged.
 
+mod pinned;
+
 use std::{
     error::Error,
     fs::{self, File},
@@ -14,16 +16,8 @@ use std::{
 };
 
 use rcgen::{CertificateParams, KeyPair};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-};
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
-};
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use smart_storage_proto::{
     agent::v1::{
         self as pb, agent_service_client::AgentServiceClient,
@@ -34,6 +28,7 @@ use smart_storage_proto::{
 use tonic::transport::Channel;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+pub use self::pinned::pinned;
 use crate::{
     member::fault,
     session::connect::{self, ConnectError},
@@ -152,6 +147,25 @@ impl NodeIdentity {
     pub fn renew_at(&self) -> SystemTime {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + life / 2
+    }
+
+    /// SHA-256 of the CA certificate that signed it, where it is one of those that are trusted.
+    #[must_use]
+    pub fn issuer_sha256(&self) -> Option<Vec<u8>> {
+        let (_, leaf) = X509Certificate::from_der(self.identity.chain.first()?).ok()?;
+        let signed = |ca: &&CertificateDer<'static>| {
+            X509Certificate::from_der(ca)
+                .is_ok_and(|(_, ca)| leaf.verify_signature(Some(ca.public_key())).is_ok())
+        };
+        self.ca.iter().find(signed).map(|ca| sha256(ca))
+    }
+
+    /// Whether it is what the controller wants nodes to have: exactly these CAs trusted, and the first of them signed
+    /// its certificate.
+    #[must_use]
+    pub fn fits(&self, trust: &[Vec<u8>]) -> bool {
+        let trusted: Vec<_> = self.ca.iter().map(|ca| sha256(ca)).collect();
+        trusted == trust && self.issuer_sha256().as_ref() == trust.first()
     }
 
     /// The client's side of mTLS with it.
@@ -340,6 +354,12 @@ fn request(node: &str) -> Result<(KeyPair, Vec<u8>), EnrolError> {
     Ok((pair, der))
 }
 
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, bytes)
+        .as_ref()
+        .to_vec()
+}
+
 fn time(unix: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or(0))
 }
@@ -373,77 +393,15 @@ fn write_private(path: &Path, content: &str) -> Result<(), EnrolError> {
     })
 }
 
-/// A client that trusts the one CA whose certificate has this hash, wherever it gets to see it.
-fn pinned(ca_hash: [u8; 32]) -> Result<ClientConfig, EnrolError> {
-    let verifier = Arc::new(PinnedCa { ca_hash });
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(TlsError::Identity)?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    Ok(config)
-}
-
-/// Looks for the pinned CA in the presented chain, then verifies as usual with it as the only anchor.
-#[derive(Debug)]
-struct PinnedCa {
-    ca_hash: [u8; 32],
-}
-
-impl ServerCertVerifier for PinnedCa {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = intermediates
-            .iter()
-            .find(|c| ring::digest::digest(&ring::digest::SHA256, c).as_ref() == self.ca_hash)
-            .ok_or(rustls::Error::InvalidCertificate(
-                rustls::CertificateError::UnknownIssuer,
-            ))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(pinned.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = tls::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
 /// Whether an error came about because one side does not accept the other's certificate: a new enrolment may help.
 #[must_use]
 pub fn is_certificate_problem(error: &(dyn Error + 'static)) -> bool {
+    certificate_problem(error).is_some()
+}
+
+/// What TLS says where one side does not accept the other's certificate.
+#[must_use]
+pub fn certificate_problem(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -451,18 +409,24 @@ pub fn is_certificate_problem(error: &(dyn Error + 'static)) -> bool {
             .downcast_ref::<rustls::Error>()
             .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
         match rustls {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => return true,
+            Some(problem @ (rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))) => {
+                return Some(problem.to_string());
+            }
             _ => next = error.source(),
         }
         // An io::Error that wraps another error does not show it as its source, but shows that one's source; and HTTP/2
         // keeps nothing but the text.
-        if let Some(inner) = inner
-            && (inner.to_string().starts_with("received fatal alert") || is_certificate_problem(inner))
-        {
-            return true;
+        if let Some(inner) = inner {
+            let words = inner.to_string();
+            if words.starts_with("received fatal alert") {
+                return Some(words);
+            }
+            if let Some(problem) = certificate_problem(inner) {
+                return Some(problem);
+            }
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]

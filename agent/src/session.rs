@@ -7,6 +7,7 @@
 
 pub mod connect;
 mod stream;
+pub mod words;
 
 use std::{
     path::PathBuf,
@@ -30,6 +31,9 @@ use crate::{
 
 /// The name of the stream's check in `/readyz`.
 pub const CHECK: &str = "stream";
+
+/// The name of the renewal's check in `/readyz`.
+pub const RENEWAL: &str = "certificate";
 
 /// What the controller has been told in this epoch.
 #[derive(Debug)]
@@ -183,6 +187,7 @@ pub async fn run(session: Session, shutdown: CancellationToken) {
     let mut keeper = Keeper {
         identity: None,
         distrusted: false,
+        renewal_refused: String::new(),
         lease: Lease::default(),
         // Epochs of a restarted agent are greater than those before, too: nothing hangs on it, but logs read better.
         epoch: unix_seconds((session.clock)()),
@@ -233,6 +238,8 @@ struct Keeper {
     identity: Option<NodeIdentity>,
     /// One side did not accept the other's certificate: the token is the way back, where there is one.
     distrusted: bool,
+    /// What was last said about a renewal that was refused.
+    renewal_refused: String,
     lease: Lease,
     epoch: u64,
     next: usize,
@@ -242,7 +249,7 @@ impl Keeper {
     async fn try_once(&mut self) -> Ended {
         let identity = match self.identity().await {
             Ok(identity) => identity,
-            Err(error) => return Ended::before(error),
+            Err(error) => return Ended::before(words::with_help(&error)),
         };
         let addr = match self
             .session
@@ -259,7 +266,7 @@ impl Keeper {
         };
         match connected {
             Ok(channel) => {
-                let ended = stream::Stream::new(self, channel, identity).run().await;
+                let ended = stream::Stream::new(self, channel, &identity).run().await;
                 if ended.welcomed {
                     // The same one again, first.
                     self.next = self.next.wrapping_sub(1);
@@ -269,7 +276,7 @@ impl Keeper {
             Err(error) => {
                 self.note_distrust(&error);
                 self.count("connect_failed");
-                Ended::before(error)
+                Ended::before(words::with_help(&error))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Which nodes are taken in: those that a StorageNode names, and with `--auto-discover` every one that enrols.
 
+use std::{sync::Arc, time::Duration};
+
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
@@ -8,7 +10,7 @@ use kube::{
 use smart_storage_core::drive::NodeName;
 
 use crate::{
-    agents::Admission,
+    agents::{Admission, NodeSettings},
     crd::{StorageNode, StorageNodeSpec},
     reconcile::is_already_there,
 };
@@ -29,6 +31,13 @@ impl Nodes {
             store,
             auto_discover,
         }
+    }
+
+    fn named(&self, node: &NodeName) -> Option<Arc<StorageNode>> {
+        let nodes = self.store.state();
+        nodes
+            .into_iter()
+            .find(|object| object.spec.node_name == node.as_str())
     }
 
     async fn create(&self, node: &NodeName) -> Result<(), String> {
@@ -68,24 +77,48 @@ impl Nodes {
 
 #[tonic::async_trait]
 impl Admission for Nodes {
-    async fn admit(&self, node: &NodeName) -> Result<(), String> {
-        let named = self
-            .store
-            .state()
-            .into_iter()
-            .find(|object| object.spec.node_name == node.as_str());
-        match named {
-            Some(object) if object.spec.auto_discover => Ok(()),
+    async fn admit(&self, node: &NodeName) -> Result<NodeSettings, String> {
+        match self.named(node) {
             Some(object) => {
-                let name = object.metadata.name.clone().unwrap_or_default();
-                Err(format!(
-                    "StorageNode {name} says autoDiscover: false; set it to true to take the node in"
-                ))
+                wanted(&object)?;
+                Ok(settings(&object.spec))
             }
-            None if self.auto_discover => self.create(node).await,
-            None => Err(format!(
-                "no StorageNode names it: create one with spec.nodeName {node}, or start the controller with --auto-discover"
-            )),
+            None if self.auto_discover => self.create(node).await.map(|()| NodeSettings::default()),
+            None => Err(unnamed(node)),
         }
     }
+
+    async fn keep(&self, node: &NodeName) -> Result<(), String> {
+        match self.named(node) {
+            Some(object) => wanted(&object),
+            None => Err(unnamed(node)),
+        }
+    }
+}
+
+/// What an administrator says of a node, as its agent is told.
+#[must_use]
+pub fn settings(spec: &StorageNodeSpec) -> NodeSettings {
+    NodeSettings {
+        discover_interval: spec
+            .discovery_interval_secs
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(seconds.into())),
+    }
+}
+
+fn wanted(object: &StorageNode) -> Result<(), String> {
+    if object.spec.auto_discover {
+        return Ok(());
+    }
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    Err(format!(
+        "StorageNode {name} says autoDiscover: false; set it to true to take the node in"
+    ))
+}
+
+fn unnamed(node: &NodeName) -> String {
+    format!(
+        "no StorageNode names it: create one with spec.nodeName {node}, or start the controller with --auto-discover"
+    )
 }

@@ -11,6 +11,7 @@ pub mod enrol;
 pub mod fuzzing;
 pub mod identity;
 pub mod limit;
+pub mod pace;
 pub mod roster;
 pub mod session;
 mod stream;
@@ -28,6 +29,7 @@ use std::{
 
 use axum::Router;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use smart_storage_core::{
     drive::{DriveFacts, DriveId, NodeName},
     identity::KnownDrive,
@@ -40,9 +42,14 @@ use smart_storage_proto::agent::v1::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
+use tracing::warn;
 
-use self::roster::Roster;
-use crate::{api::grpc::guard, pki::Authority, telemetry::AgentMetrics};
+use self::{pace::Pace, roster::Roster};
+use crate::{
+    api::grpc::guard,
+    pki::{Pki, PkiError},
+    telemetry::AgentMetrics,
+};
 
 pub use pb::{CommandResult, EnsureMember, ExpectedDrive, ReleaseMember, WeedVolume};
 
@@ -56,6 +63,13 @@ const PENDING: usize = 1024;
 /// Node names that wait for one listener of [`AgentsHub::changes`].
 const CHANGES: usize = 4096;
 
+/// What an administrator says of one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Time between its full rescans; none: that of all nodes.
+    pub discover_interval: Option<Duration>,
+}
+
 /// Whether a node may be taken in. Asked at the begin of each stream, after its certificate was verified.
 #[tonic::async_trait]
 pub trait Admission: Send + Sync + 'static {
@@ -63,7 +77,13 @@ pub trait Admission: Send + Sync + 'static {
     ///
     /// # Errors
     /// The reason in words.
-    async fn admit(&self, node: &NodeName) -> Result<(), String>;
+    async fn admit(&self, node: &NodeName) -> Result<NodeSettings, String>;
+
+    /// Whether a node that was taken in is still wanted; asked before its certificate is renewed. Takes nobody in.
+    ///
+    /// # Errors
+    /// The reason in words.
+    async fn keep(&self, node: &NodeName) -> Result<(), String>;
 }
 
 /// Admits every node that has a certificate.
@@ -72,7 +92,11 @@ pub struct AdmitAll;
 
 #[tonic::async_trait]
 impl Admission for AdmitAll {
-    async fn admit(&self, _node: &NodeName) -> Result<(), String> {
+    async fn admit(&self, _node: &NodeName) -> Result<NodeSettings, String> {
+        Ok(NodeSettings::default())
+    }
+
+    async fn keep(&self, _node: &NodeName) -> Result<(), String> {
         Ok(())
     }
 }
@@ -84,6 +108,8 @@ pub struct HubSettings {
     pub cluster_id: String,
     /// Time between full rescans that agents are told to make.
     pub discover_interval: Duration,
+    /// Without any message for so long a stream is dead; [`session::SILENCE`].
+    pub silence: Duration,
 }
 
 /// Why a command was not sent.
@@ -110,6 +136,8 @@ pub struct AgentsHub {
     lease_epoch: AtomicU64,
     next: AtomicU64,
     streams: Mutex<HashMap<NodeName, Live>>,
+    /// How much each node has told; it outlives a stream, so that nobody tells more by connecting again.
+    paces: Mutex<HashMap<NodeName, Pace>>,
     changes: broadcast::Sender<NodeName>,
     closing: CancellationToken,
 }
@@ -122,6 +150,9 @@ struct Live {
     pending: Pending,
     expel: Option<oneshot::Sender<String>>,
     welcomed: bool,
+    settings: NodeSettings,
+    /// Until when its certificate is good, seconds of Unix time; a renewal moves it.
+    good_until: i64,
 }
 
 impl AgentsHub {
@@ -142,6 +173,7 @@ impl AgentsHub {
             lease_epoch: AtomicU64::new(0),
             next: AtomicU64::new(1),
             streams: Mutex::new(HashMap::new()),
+            paces: Mutex::new(HashMap::new()),
             changes: broadcast::channel(CHANGES).0,
             closing: CancellationToken::new(),
         })
@@ -195,10 +227,62 @@ impl AgentsHub {
         }
     }
 
+    /// Tells a node's agent what an administrator changed, where its stream is open and it was told otherwise.
+    pub fn settle(&self, node: &NodeName, settings: NodeSettings) {
+        let mut streams = self.streams.lock();
+        let Some(live) = streams.get_mut(node).filter(|live| live.settings != settings) else {
+            return;
+        };
+        live.settings = settings;
+        if live.welcomed {
+            let message = pb::controller_message::Message::Settings(pb::Settings {
+                discover_interval_seconds: self.interval_seconds(settings),
+            });
+            // A full queue means that the agent does not read: it is told at its next Welcome.
+            let _ = live.outgoing.try_send(Ok(pb::ControllerMessage {
+                message: Some(message),
+            }));
+        }
+    }
+
+    /// The nodes that have a stream now.
+    #[must_use]
+    pub fn with_stream(&self) -> Vec<NodeName> {
+        self.streams.lock().keys().cloned().collect()
+    }
+
+    fn interval_seconds(&self, settings: NodeSettings) -> u32 {
+        let interval = settings
+            .discover_interval
+            .unwrap_or(self.settings.discover_interval);
+        u32::try_from(interval.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// The node has a certificate that is good until then: its stream may go on for as long.
+    fn good_until(&self, node: &NodeName, unix_seconds: i64) {
+        if let Some(live) = self.streams.lock().get_mut(node) {
+            live.good_until = live.good_until.max(unix_seconds);
+        }
+    }
+
+    fn count_refused(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    fn count_certificate(&self, outcome: &'static str) {
+        self.metrics
+            .certificates
+            .get_or_create(&[("outcome", outcome)])
+            .inc();
+    }
+
     /// Forgets a node that nobody wants any more, unless its agent is connected.
     pub fn forget_node(&self, node: &NodeName) {
-        if !self.connected(node) && self.registry.remove(node.as_str()).is_some() {
-            self.changed(node);
+        if !self.connected(node) {
+            self.paces.lock().remove(node);
+            if self.roster.forget_node(&self.registry, node) {
+                self.changed(node);
+            }
         }
     }
 
@@ -291,11 +375,12 @@ impl AgentsHub {
     }
 }
 
+/// Most bytes of one message: a snapshot of [`wire::MOST`] drives stays below.
+const MESSAGE: usize = 4 << 20;
+
 /// The agents' service (Sync and Renew) as a router for the agents' port, which must be mTLS.
-pub fn serve_streams(hub: Arc<AgentsHub>, authority: Arc<Authority>) -> Router {
-    let service = AgentServiceServer::new(stream::Streams::new(hub, authority))
-        // A snapshot of a machine with hundreds of drives stays far below.
-        .max_decoding_message_size(16 << 20);
+pub fn serve_streams(hub: Arc<AgentsHub>, pki: Arc<Pki>) -> Router {
+    let service = AgentServiceServer::new(stream::Streams::new(hub, pki)).max_decoding_message_size(MESSAGE);
     Routes::new(service).prepare().into_axum_router()
 }
 
@@ -303,6 +388,21 @@ pub fn serve_streams(hub: Arc<AgentsHub>, authority: Arc<Authority>) -> Router {
 pub fn serve_enrolment(enrolment: enrol::Enrolment) -> Router {
     let service = EnrolmentServiceServer::new(enrolment).max_decoding_message_size(64 << 10);
     guard::tamed(Routes::new(service).prepare().into_axum_router())
+}
+
+/// Writes down which CA's certificate a node was given. Nothing waits for the disk.
+fn note_holder(pki: &Arc<Pki>, node: &str, given: &pb::EnrolResponse) {
+    let leaf = given.certificate_chain.first().cloned().map(CertificateDer::from);
+    let (pki, node) = (Arc::clone(pki), node.to_owned());
+    in_background(move || leaf.map_or(Ok(()), |leaf| pki.holds(&node, &leaf)));
+}
+
+fn in_background(write: impl FnOnce() -> Result<(), PkiError> + Send + 'static) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = write() {
+            warn!(error = %error, "which CA a node's certificate is of was not written down");
+        }
+    });
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -29,14 +29,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission,
-    agents::{AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, tokens},
+    agents::{
+        AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, session::SILENCE,
+        tokens,
+    },
     api::{auth::Bearer, grpc::grpc_router, rest::rest_router},
     config::Config,
     crd::{self, UnifiedStorageClaim},
     embedded::{Embedded, auth::require_token},
     leader, listen,
     metrics::Metrics,
-    pki::Pki,
+    pki::{Pki, rotation},
     reconcile::{self, Backends, Change, Context, Planner, Rotation, Stores},
     service::{AgentAway, Agents, ClaimFinder, Health as ServiceHealth, Parts, Service, lookup::goes_by},
     telemetry::{self, AgentMetrics, Health, TokenRefusals, health_router, metrics_router},
@@ -126,6 +129,45 @@ pub fn join_token(data_dir: &Path, node: &str) -> Result<String, AppError> {
     tokens::create(data_dir, node, SystemTime::now()).map_err(|error| AppError::Other(error.to_string()))
 }
 
+/// Puts a new CA in place of the present one, or ends the trust in the one before; answers what is to be done next.
+///
+/// # Errors
+/// Where a rotation is under way, or none is, or nodes would be locked out, or a file cannot be used.
+pub fn rotate_ca(data_dir: &Path, finish: bool, force: bool) -> Result<String, AppError> {
+    let ca = data_dir.join("pki/ca.crt");
+    if !ca.exists() {
+        return Err(AppError::Other(format!(
+            "--data-dir: there is no {}: no controller has run there",
+            ca.display()
+        )));
+    }
+    let now = SystemTime::now();
+    let done = if finish {
+        rotation::finish(data_dir, force, now).map(|done| {
+            format!(
+                "{} signs, and nothing else is trusted; {} is gone.\nKubeconfigs with the old certificate in them want \
+                 the new one: {}",
+                done.signs,
+                done.other,
+                ca.display()
+            )
+        })
+    } else {
+        rotation::rotate(data_dir, now).map(|done| {
+            format!(
+                "{} signs now, {} is still trusted.\nA running controller takes it over within seconds, and its agents \
+                 get new certificates over their open streams.\n{} has both certificates, for curl --cacert and \
+                 kubeconfigs.\nAfterwards: smart-storage-controller rotate-ca --finish --data-dir {}",
+                done.signs,
+                done.other,
+                ca.display(),
+                data_dir.display()
+            )
+        })
+    };
+    done.map_err(|error| AppError::Other(error.to_string()))
+}
+
 /// Runs the controller until it is told to stop.
 ///
 /// # Errors
@@ -168,22 +210,20 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let grpc = grpc_router(Arc::clone(&service), bearer.clone(), Arc::clone(&observe))
         .map_err(|e| other("gRPC")(&e))?;
     let kube_api = require_token(embedded.router(), bearer.clone());
-    let enrolment = Enrolment::new(
-        config.data_dir.clone(),
-        Arc::clone(pki.authority()),
-        Arc::clone(&house.context.hub),
-    );
-    let streams = serve_streams(Arc::clone(&house.context.hub), Arc::clone(pki.authority()));
+    let enrolment = Enrolment::new(Arc::clone(&pki), Arc::clone(&house.context.hub));
+    let streams = serve_streams(Arc::clone(&house.context.hub), Arc::clone(&pki));
     let loopback = listen::Mode::TlsOrLoopbackPlain;
     let rooms = Rooms::within(rooms::descriptors());
     let mut tasks = JoinSet::new();
-    let mut open = |flag: &str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
+    let mut open = |flag: &'static str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
         let listener = ports.take(flag)?;
-        tasks.spawn(listen::serve_with(
+        let port = flag_word(flag);
+        tasks.spawn(listen::serve_watched(
             listener,
             router,
             mode,
             rooms.of(flag),
+            house.connections.of(port),
             stop.clone(),
         ));
         Ok(())
@@ -231,6 +271,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     ended
 }
 
+/// `agent` of `--agent-addr`: what a port is called in metrics.
+fn flag_word(flag: &'static str) -> &'static str {
+    flag.trim_start_matches("--").trim_end_matches("-addr")
+}
+
 /// The parts that belong together, built once.
 #[derive(Clone)]
 struct House {
@@ -238,6 +283,7 @@ struct House {
     changes: broadcast::Sender<Change>,
     metrics: Metrics,
     refusals: TokenRefusals,
+    connections: listen::RefusalMetrics,
     scraped: Arc<std::sync::Mutex<Option<prometheus_client::registry::Registry>>>,
 }
 
@@ -256,10 +302,12 @@ impl House {
         let mut scraped = telemetry::registry();
         let metrics = Metrics::register(&mut scraped);
         let refusals = TokenRefusals::register(&mut scraped);
+        let connections = listen::RefusalMetrics::register(&mut scraped);
         let admission = admission::Nodes::new(client.clone(), stores.nodes.clone(), config.auto_discover);
         let settings = HubSettings {
             cluster_id: cluster_id.clone(),
             discover_interval: config.discover_interval,
+            silence: SILENCE,
         };
         let hub = AgentsHub::new(
             Arc::new(Registry::new()),
@@ -285,6 +333,7 @@ impl House {
             changes,
             metrics,
             refusals,
+            connections,
             scraped: Arc::new(std::sync::Mutex::new(Some(scraped))),
         })
     }
@@ -344,7 +393,7 @@ impl House {
                 house.changes.clone(),
                 stop.clone(),
             );
-            let gone = expel_unnamed(
+            let gone = heed_nodes(
                 Arc::clone(&house.context),
                 house.changes.subscribe(),
                 stop.clone(),
@@ -406,8 +455,9 @@ async fn tell_agents_news(hub: Arc<AgentsHub>, changes: broadcast::Sender<Change
     }
 }
 
-/// Ends the stream of a node whose StorageNode was deleted, or says `autoDiscover: false`.
-async fn expel_unnamed(
+/// Keeps the streams true to the StorageNodes: ends that of a node whose object was deleted or says
+/// `autoDiscover: false`, and tells the others what an administrator changed.
+async fn heed_nodes(
     context: Arc<Context>,
     mut changes: broadcast::Receiver<Change>,
     stop: CancellationToken,
@@ -417,22 +467,30 @@ async fn expel_unnamed(
             () = stop.cancelled() => return,
             heard = changes.recv() => heard,
         };
-        match heard {
-            Ok(Change::Node(name)) => {
-                let nodes = context.stores.nodes.state();
-                let node = NodeName::from(name.as_str());
-                if !nodes
-                    .iter()
-                    .any(|object| object.spec.node_name == name && object.spec.auto_discover)
-                {
+        let named = match heard {
+            Ok(Change::Node(name)) => vec![NodeName::from(name.as_str())],
+            // What was missed may have been a removal.
+            Err(broadcast::error::RecvError::Lagged(_)) => context.hub.with_stream(),
+            Ok(_) => Vec::new(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if named.is_empty() {
+            continue;
+        }
+        let objects = context.stores.nodes.state();
+        for node in named {
+            let object = objects
+                .iter()
+                .find(|object| object.spec.node_name == node.as_str() && object.spec.auto_discover);
+            match object {
+                Some(object) => context.hub.settle(&node, admission::settings(&object.spec)),
+                None => {
                     context
                         .hub
                         .expel(&node, "its StorageNode was deleted, or says autoDiscover: false");
                     context.hub.forget_node(&node);
                 }
             }
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return,
         }
     }
 }

@@ -44,6 +44,18 @@ pub enum Command {
         #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage")]
         data_dir: PathBuf,
     },
+    /// Put a new CA in place of the present one. Agents, running or not, go over to it; then end it with --finish.
+    RotateCa {
+        /// End the trust in the old CA; refused while a node has nothing but a certificate of it.
+        #[arg(long)]
+        finish: bool,
+        /// With --finish: also where nodes are locked out by it.
+        #[arg(long, requires = "finish")]
+        force: bool,
+        /// Data folder of the controller, which may run.
+        #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage")]
+        data_dir: PathBuf,
+    },
     /// Make (or complete) the certificates, keys and security.toml files of a SeaweedFS in a folder: core for master,
     /// filer, S3 and shell; node for volume servers; mount for hosts that mount; controller for --seaweedfs-security.
     SeaweedfsSecurity {

@@ -13,6 +13,7 @@
 mod bodies;
 mod connections;
 mod lingering;
+mod refusals;
 mod room;
 
 use std::{
@@ -51,6 +52,7 @@ use tracing::{debug, info, warn};
 
 pub use self::{
     bodies::Timely,
+    refusals::{RefusalMetrics, Refusals},
     room::{Place, Room},
 };
 use self::{
@@ -89,6 +91,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For an answer that the client does not take.
     pub untaken: Duration,
+    /// Silence of an HTTP/2 connection before it is asked whether it lives, and then the time for its answer.
+    pub keep_alive: Duration,
     /// For open requests once the shutdown began; then they are cut.
     pub drain: Duration,
 }
@@ -102,6 +106,7 @@ impl Default for Limits {
             header_read: Duration::from_secs(30),
             idle: Duration::from_secs(120),
             untaken: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         }
     }
@@ -177,6 +182,18 @@ pub async fn serve_with(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
+    serve_watched(listener, router, mode, limits, Refusals::default(), shutdown).await;
+}
+
+/// [`serve_with`], and every refusal is counted.
+pub async fn serve_watched(
+    listener: TcpListener,
+    router: Router,
+    mode: Mode,
+    limits: Limits,
+    refusals: Refusals,
+    shutdown: CancellationToken,
+) {
     let slots = Arc::new(Connections::new(limits.connections));
     let (turned_away, failed) = (Tally::default(), Tally::default());
     let mut connections = JoinSet::new();
@@ -206,7 +223,7 @@ pub async fn serve_with(
             shutdown: shutdown.clone(),
             activity: Arc::clone(&open.activity),
         };
-        connections.spawn(attend(connection, stream, mode.clone(), open));
+        connections.spawn(attend(connection, stream, mode.clone(), open, refusals.clone()));
     }
     drop(listener);
     let drained = timeout(limits.drain, async {
@@ -219,14 +236,14 @@ pub async fn serve_with(
     }
 }
 
-async fn attend(connection: Connection, stream: TcpStream, mode: Mode, open: Open) {
+async fn attend(connection: Connection, stream: TcpStream, mode: Mode, open: Open, refusals: Refusals) {
     let (peer, evicted) = (connection.addr, open.activity.evicted.clone());
     let ended = tokio::select! {
         ended = connection.run(stream, mode) => ended,
         () = evicted.cancelled() => Err(ConnectionError::Evicted),
     };
     if let Err(error) = ended {
-        debug!(%peer, %error, "connection ended");
+        refusals.note(peer, &error);
     }
     drop(open);
 }
@@ -262,6 +279,8 @@ enum ConnectionError {
     HandshakeTime,
     #[error("silent for too long")]
     Idle,
+    #[error("no TLS")]
+    Plain,
     #[error("ended to make room")]
     Evicted,
     #[error("TLS handshake: {0}")]
@@ -290,16 +309,20 @@ impl Connection {
             Mode::Tls(source) => (source, false),
             Mode::TlsOrLoopbackPlain(source) => (source, self.addr.ip().to_canonical().is_loopback()),
         };
-        if self.first_byte(&stream).await? == Some(TLS_HANDSHAKE) {
-            Box::pin(self.tls(stream, &source)).await
-        } else if plain_too {
-            self.plain(stream).await
-        } else {
-            let refusing = Self {
-                router: Router::new().fallback(refuse_plain),
-                ..self
-            };
-            refusing.plain(stream).await
+        match self.first_byte(&stream).await? {
+            // It came and went.
+            None => Ok(()),
+            Some(TLS_HANDSHAKE) => Box::pin(self.tls(stream, &source)).await,
+            Some(_) if plain_too => self.plain(stream).await,
+            Some(_) => {
+                let refusing = Self {
+                    router: Router::new().fallback(refuse_plain),
+                    ..self
+                };
+                // However that goes on: it is told what it did wrong, where it can be told.
+                let _ = refusing.plain(stream).await;
+                Err(ConnectionError::Plain)
+            }
         }
     }
 
@@ -394,8 +417,8 @@ impl Connection {
             .max_send_buf_size(STREAM_WINDOW as usize)
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(CUT_SHORT)
-            .keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10));
+            .keep_alive_interval(self.limits.keep_alive)
+            .keep_alive_timeout(self.limits.keep_alive);
         server
     }
 }

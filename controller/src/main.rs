@@ -1,5 +1,5 @@
-//! The controller's program: reads its configuration, then runs, or makes a join token or the
-//! keys of a SeaweedFS.
+//! The controller's program: reads its configuration, then runs; or makes a join token or the keys of a SeaweedFS, or
+//! rotates the CA.
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -24,20 +24,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match line.command {
-        Some(Command::JoinToken { node, data_dir }) => {
-            return match app::join_token(&data_dir, &node) {
-                Ok(token) => say(&token),
-                Err(error) => fail(&error.to_string(), 1),
-            };
-        }
-        Some(Command::SeaweedfsSecurity { dir, names }) => {
-            return match pki::seaweedfs::make(&dir, &names, SystemTime::now()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&error.to_string(), 1),
-            };
-        }
-        None => {}
+    if let Some(command) = line.command {
+        return match carry_out(command) {
+            Ok(None) => ExitCode::SUCCESS,
+            Ok(Some(text)) => say(&text),
+            Err(error) => fail(&error.to_string(), 1),
+        };
     }
     let config = match Config::try_from(line.flags) {
         Ok(config) => config,
@@ -53,6 +45,20 @@ fn main() -> ExitCode {
     match runtime.block_on(app::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn carry_out(command: Command) -> Result<Option<String>, app::AppError> {
+    match command {
+        Command::JoinToken { node, data_dir } => app::join_token(&data_dir, &node).map(Some),
+        Command::RotateCa {
+            finish,
+            force,
+            data_dir,
+        } => app::rotate_ca(&data_dir, finish, force).map(Some),
+        Command::SeaweedfsSecurity { dir, names } => pki::seaweedfs::make(&dir, &names, SystemTime::now())
+            .map(|()| None)
+            .map_err(|error| app::AppError::Other(error.to_string())),
     }
 }
 

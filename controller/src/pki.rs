@@ -1,41 +1,42 @@
 //! The installation's own certificate authority, the server's certificate, and the nodes' certificates.
 //!
 //! [`Authority`] is the CA as it lies in `<data-dir>/pki`; [`Pki`] adds the server's certificate and the TLS
-//! configurations of the ports, which it swaps when the certificate is renewed. Time comes in as a parameter.
-//! It never decides who may have a certificate (tokens and the agents' port do), and a key never leaves its file
-//! but into rustls.
+//! configurations of the ports, which it swaps when the certificate is renewed or the CA is another one
+//! ([`rotation`]); connections that are open stay. Time comes in as a parameter. It never decides who may have a
+//! certificate (tokens and the agents' port do), and a key never leaves its file but into rustls.
 
+mod authority;
 mod files;
+mod holders;
+pub mod rotation;
 pub mod seaweedfs;
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
-};
+use parking_lot::Mutex;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, SerialNumber};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustls_pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use smart_storage_proto::tls::{self, ALPN_H2, ALPN_HTTP11, Identity, TlsError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use self::files::{content_error, file_error, read};
+use self::files::read;
 use crate::listen::TlsSource;
 
-pub use self::files::{private_dir, write_private};
+pub use self::{
+    authority::Authority,
+    files::{private_dir, write_private},
+};
 
 /// Life of the CA.
 pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -47,6 +48,12 @@ pub const NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// What a node's certificate calls its node, before the name.
 pub const NODE_URI: &str = "spiffe://smart-storage/node/";
+/// What a node's certificate calls the join token that it goes back to, before the token's id.
+pub const TOKEN_URI: &str = "spiffe://smart-storage/token/";
+/// How often a running controller looks whether the CA was rotated.
+const LOOK: Duration = Duration::from_secs(2);
+/// How often the server's certificate is looked at, in looks.
+const RENEWAL_LOOKS: u32 = 1800;
 
 /// What went wrong with certificates or their files.
 #[derive(Debug, thiserror::Error)]
@@ -84,170 +91,24 @@ pub enum PkiError {
     Randomness,
 }
 
-/// The CA: its certificate, and the key it signs with.
-pub struct Authority {
-    certificate: CertificateDer<'static>,
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority")
-            .field("hash", &self.hash())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Authority {
-    /// The CA in `<data_dir>/pki`: loaded, or made where there is none. Two processes may do so at once.
-    ///
-    /// # Errors
-    /// [`PkiError`] naming the file.
-    pub fn open(data_dir: &Path, now: SystemTime) -> Result<Self, PkiError> {
-        let dir = data_dir.join("pki");
-        private_dir(&dir)?;
-        let lock_path = dir.join(".lock");
-        let lock = File::options()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(|e| file_error(&lock_path, e))?;
-        lock.lock().map_err(|e| file_error(&lock_path, e))?;
-        files::sweep(&dir);
-        files::sweep(&data_dir.join("join-tokens"));
-        let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
-        match (certificate.exists(), key.exists()) {
-            (true, true) => {}
-            (false, false) => Self::make(&certificate, &key, now)?,
-            // The key is written first: alone it signed nothing yet.
-            (false, true) => Self::make(&certificate, &key, now)?,
-            (true, false) => return Err(PkiError::HalfAuthority(key)),
-        }
-        Self::load(&certificate, &key)
-    }
-
-    fn make(certificate: &Path, key: &Path, now: SystemTime) -> Result<(), PkiError> {
-        let pair = KeyPair::generate().map_err(PkiError::Make)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = name("smart-storage CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial()?);
-        valid(&mut params, now, CA_LIFE);
-        let made = params.self_signed(&pair).map_err(PkiError::Make)?;
-        write_private(key, pair.serialize_pem().as_bytes())?;
-        crate::fault::point("ca-key-written");
-        write_private(certificate, made.pem().as_bytes())?;
-        crate::fault::point("ca-written");
-        Ok(())
-    }
-
-    fn load(certificate_path: &Path, key_path: &Path) -> Result<Self, PkiError> {
-        let pem = read(certificate_path)?;
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|e| content_error(certificate_path, &e))?;
-        let key = KeyPair::from_pem(&read(key_path)?).map_err(|e| content_error(key_path, &e))?;
-        let (_, parsed) =
-            X509Certificate::from_der(&certificate).map_err(|e| content_error(certificate_path, &e))?;
-        if parsed.public_key().subject_public_key.data.as_ref() != rcgen::PublicKeyData::der_bytes(&key) {
-            return Err(content_error(key_path, &"is not the key of ca.crt"));
-        }
-        let issuer =
-            Issuer::from_ca_cert_der(&certificate, key).map_err(|e| content_error(certificate_path, &e))?;
-        Ok(Self {
-            certificate,
-            pem,
-            issuer,
-        })
-    }
-
-    /// The CA's certificate.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
-    /// The CA's certificate as PEM, as it lies in `ca.crt`.
-    #[must_use]
-    pub fn pem(&self) -> &str {
-        &self.pem
-    }
-
-    /// SHA-256 of the certificate (DER), lower-case hex: what a join token pins.
-    #[must_use]
-    pub fn hash(&self) -> String {
-        sha256_hex(&self.certificate)
-    }
-
-    /// Signs a node's certificate: client authentication only, [`NODE_LIFE`], named `node` whatever the request says.
-    ///
-    /// # Errors
-    /// [`PkiError::Request`] where the request is broken or not signed by its own key.
-    pub fn sign_node(
-        &self,
-        node: &str,
-        request: &[u8],
-        now: SystemTime,
-    ) -> Result<CertificateDer<'static>, PkiError> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
-            .map_err(PkiError::Request)?;
-        let mut params = CertificateParams::default();
-        // X.520 ends common names at 64 characters; the URI is what counts.
-        params.distinguished_name = name(&node.chars().take(64).collect::<String>());
-        let uri = format!("{NODE_URI}{node}")
-            .as_str()
-            .try_into()
-            .map_err(PkiError::Make)?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial()?);
-        valid(&mut params, now, NODE_LIFE);
-        let made = params
-            .signed_by(&request.public_key, &self.issuer)
-            .map_err(PkiError::Make)?;
-        Ok(made.into())
-    }
-
-    fn make_server(
-        &self,
-        names: &[SanType],
-        now: SystemTime,
-    ) -> Result<(CertificateDer<'static>, KeyPair), PkiError> {
-        let pair = KeyPair::generate().map_err(PkiError::Make)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = name("smart-storage controller");
-        params.subject_alt_names = names.to_vec();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial()?);
-        valid(&mut params, now, SERVER_LIFE);
-        let made = params.signed_by(&pair, &self.issuer).map_err(PkiError::Make)?;
-        Ok((made.into(), pair))
-    }
-}
-
 /// CA, server certificate and the ports' TLS configurations.
 pub struct Pki {
-    authority: Arc<Authority>,
-    dir: PathBuf,
+    data_dir: PathBuf,
     names: Vec<SanType>,
+    authority: ArcSwap<Authority>,
     identity: ArcSwap<Identity>,
     public: TlsSource,
     enrolment: TlsSource,
     agents: TlsSource,
+    trust: watch::Sender<Vec<Vec<u8>>>,
+    /// One change of certificates at a time.
+    changing: Mutex<()>,
 }
 
 impl std::fmt::Debug for Pki {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pki")
-            .field("dir", &self.dir)
+            .field("data_dir", &self.data_dir)
             .finish_non_exhaustive()
     }
 }
@@ -259,29 +120,40 @@ impl Pki {
     /// # Errors
     /// [`PkiError`] naming the file.
     pub fn open(data_dir: &Path, extra_names: &[String], now: SystemTime) -> Result<Self, PkiError> {
-        let authority = Arc::new(Authority::open(data_dir, now)?);
-        let dir = data_dir.join("pki");
+        let authority = Authority::open(data_dir, now)?;
         let names = server_names(extra_names)?;
-        let identity = match load_server(&dir, &authority)? {
-            Some(identity) if server_is_good(&identity, &names, now) => identity,
-            _ => new_server(&dir, &authority, &names, now)?,
-        };
+        let identity = server_identity(data_dir, &authority, &names, now)?;
         let [public, enrolment, agents] = configurations(&authority, &identity)?;
+        let (trust, _) = watch::channel(authority.hashes());
         Ok(Self {
-            authority,
-            dir,
+            data_dir: data_dir.to_owned(),
             names,
+            authority: ArcSwap::from_pointee(authority),
             identity: ArcSwap::from_pointee(identity),
             public: Arc::new(ArcSwap::from(public)),
             enrolment: Arc::new(ArcSwap::from(enrolment)),
             agents: Arc::new(ArcSwap::from(agents)),
+            trust,
+            changing: Mutex::new(()),
         })
     }
 
-    /// The CA.
+    /// The CA as it is now.
     #[must_use]
-    pub fn authority(&self) -> &Arc<Authority> {
-        &self.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
+    }
+
+    /// The controller's data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// SHA-256 of each trusted CA certificate (DER), the one that signs first; changes when the CA rotates.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Vec<Vec<u8>>> {
+        self.trust.subscribe()
     }
 
     /// TLS of the public ports (REST, gRPC, kube API): HTTP/2 and HTTP/1.1, no client certificate asked for.
@@ -296,7 +168,7 @@ impl Pki {
         Arc::clone(&self.enrolment)
     }
 
-    /// TLS 1.3 of the agents' port: HTTP/2, a client certificate of our CA always.
+    /// TLS 1.3 of the agents' port: HTTP/2, a client certificate of a trusted CA always.
     #[must_use]
     pub fn agents(&self) -> TlsSource {
         Arc::clone(&self.agents)
@@ -314,30 +186,97 @@ impl Pki {
     /// # Errors
     /// [`PkiError`]; the old certificate stays in use.
     pub fn renew_server(&self, now: SystemTime) -> Result<bool, PkiError> {
+        let _one = self.changing.lock();
         if server_is_good(&self.identity.load(), &self.names, now) {
             return Ok(false);
         }
-        let identity = new_server(&self.dir, &self.authority, &self.names, now)?;
-        let [public, enrolment, agents] = configurations(&self.authority, &identity)?;
+        let authority = self.authority.load();
+        let identity = new_server(&self.data_dir, &authority, &self.names, now)?;
+        self.show(configurations(&authority, &identity)?, identity);
+        Ok(true)
+    }
+
+    /// Takes the CA over where its files say another one than before. Says whether they did.
+    ///
+    /// # Errors
+    /// [`PkiError`]; everything stays as it was.
+    pub fn look(&self, now: SystemTime) -> Result<bool, PkiError> {
+        let _one = self.changing.lock();
+        let path = self.data_dir.join("pki/ca.crt");
+        if read(&path)? == self.authority.load().pem() {
+            return Ok(false);
+        }
+        let authority = Authority::open(&self.data_dir, now)?;
+        let identity = server_identity(&self.data_dir, &authority, &self.names, now)?;
+        let ports = configurations(&authority, &identity)?;
+        info!(signs = %authority.hash(), trusted = authority.trusted().len(), "the CA is another one");
+        let hashes = authority.hashes();
+        self.authority.store(Arc::new(authority));
+        self.show(ports, identity);
+        // Agents are told when both sides are ready for what they will show.
+        self.trust.send_replace(hashes);
+        Ok(true)
+    }
+
+    fn show(&self, [public, enrolment, agents]: [Arc<rustls::ServerConfig>; 3], identity: Identity) {
         self.identity.store(Arc::new(identity));
         self.public.store(public);
         self.enrolment.store(enrolment);
         self.agents.store(agents);
-        Ok(true)
     }
 
-    /// Looks every hour whether the server's certificate is to be renewed, until `shutdown`.
+    /// The CA to sign with: one that goes signs nothing any more, however short ago it was rotated.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn signing(&self, now: SystemTime) -> Result<Arc<Authority>, PkiError> {
+        self.look(now)?;
+        Ok(self.authority())
+    }
+
+    /// Remembers that `node` has this certificate.
+    ///
+    /// # Errors
+    /// [`PkiError::File`].
+    pub fn holds(&self, node: &str, leaf: &CertificateDer<'_>) -> Result<(), PkiError> {
+        let authority = self.authority();
+        let (Some(signer), Some(not_after)) = (authority.signer(leaf), not_after(leaf)) else {
+            return Ok(());
+        };
+        holders::note(&self.data_dir, node, &signer, not_after)
+    }
+
+    /// Remembers that `node` says it has stored a certificate of the CA with this hash.
+    ///
+    /// # Errors
+    /// [`PkiError::File`].
+    pub fn holds_of(&self, node: &str, signer: &[u8], not_after: u64) -> Result<(), PkiError> {
+        let not_after = i64::try_from(not_after).unwrap_or(i64::MAX);
+        holders::note(&self.data_dir, node, &hex(signer), not_after)
+    }
+
+    /// Looks all the time whether the CA was rotated, and every hour whether the server's certificate is to be
+    /// renewed, until `shutdown`.
     pub async fn keep_fresh(self: Arc<Self>, shutdown: CancellationToken) {
-        loop {
+        let mut failed = String::new();
+        for looked in 1_u32.. {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
-            match self.renew_server(SystemTime::now()) {
-                Ok(true) => info!("server certificate renewed"),
-                Ok(false) => {}
-                Err(error) => warn!(error = %error, "server certificate not renewed"),
+            let now = SystemTime::now();
+            let done = self.look(now).and_then(|_| {
+                if looked.is_multiple_of(RENEWAL_LOOKS) && self.renew_server(now)? {
+                    info!("server certificate renewed");
+                }
+                Ok(())
+            });
+            let words = done.map_or_else(|error| error.to_string(), |()| String::new());
+            // Once, not at every look.
+            if !words.is_empty() && words != failed {
+                warn!(error = %words, "certificates stay as they are");
             }
+            failed = words;
         }
     }
 }
@@ -346,20 +285,32 @@ fn configurations(
     authority: &Authority,
     identity: &Identity,
 ) -> Result<[Arc<rustls::ServerConfig>; 3], PkiError> {
-    let ca = [authority.certificate.clone()];
     Ok([
         Arc::new(tls::server(identity, &[ALPN_H2, ALPN_HTTP11])?),
         Arc::new(tls::server(identity, &[ALPN_H2])?),
-        Arc::new(tls::mutual_server(identity, &ca)?),
+        Arc::new(tls::mutual_server(identity, authority.trusted())?),
     ])
 }
 
-fn new_server(
-    dir: &Path,
+fn server_identity(
+    data_dir: &Path,
     authority: &Authority,
     names: &[SanType],
     now: SystemTime,
 ) -> Result<Identity, PkiError> {
+    match load_server(&data_dir.join("pki"), authority)? {
+        Some(identity) if server_is_good(&identity, names, now) => Ok(identity),
+        _ => new_server(data_dir, authority, names, now),
+    }
+}
+
+fn new_server(
+    data_dir: &Path,
+    authority: &Authority,
+    names: &[SanType],
+    now: SystemTime,
+) -> Result<Identity, PkiError> {
+    let dir = data_dir.join("pki");
     let (certificate, pair) = authority.make_server(names, now)?;
     write_private(&dir.join("server.key"), pair.serialize_pem().as_bytes())?;
     crate::fault::point("server-key-written");
@@ -373,8 +324,8 @@ fn new_server(
 
 fn identity(authority: &Authority, leaf: CertificateDer<'static>, pkcs8: Vec<u8>) -> Identity {
     Identity {
-        // The CA goes along: an agent that holds only its hash looks for it in the chain.
-        chain: vec![leaf, authority.certificate.clone()],
+        // The CAs go along: an agent that holds only a hash looks for it in the chain.
+        chain: authority.chain(leaf),
         key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8)),
     }
 }
@@ -394,7 +345,7 @@ fn load_server(dir: &Path, authority: &Authority) -> Result<Option<Identity>, Pk
     };
     let (Ok((_, leaf_parsed)), Ok((_, ca))) = (
         X509Certificate::from_der(&leaf),
-        X509Certificate::from_der(&authority.certificate),
+        X509Certificate::from_der(authority.certificate()),
     ) else {
         return Ok(None);
     };
@@ -481,15 +432,24 @@ fn unix(time: SystemTime) -> i64 {
         .unwrap_or(0)
 }
 
+/// End of a certificate's life, seconds of Unix time.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 /// SHA-256, lower-case hex.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest
-        .as_ref()
+    bytes
         .iter()
-        .fold(String::with_capacity(64), |mut hex, byte| {
+        .fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
         })

@@ -199,6 +199,12 @@ pub struct AgentMetrics {
     pub resyncs: Counter,
     /// Streams ended by us, by reason.
     pub refused: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Messages that were not applied, by reason; their streams go on.
+    pub ignored: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Times that an agent was read more slowly because it told too much.
+    pub slowed: Counter,
+    /// Certificates of nodes: enrolled, renewed, or refused.
+    pub certificates: Family<[(&'static str, &'static str); 1], Counter>,
     /// Probe faults that agents tell of now, by probe; counted at each snapshot and delta.
     pub faults: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -219,6 +225,21 @@ impl AgentMetrics {
             "agent_streams_refused",
             "Streams ended by the controller",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "agent_messages_ignored",
+            "Messages from agents that were not applied, by reason",
+            metrics.ignored.clone(),
+        );
+        registry.register(
+            "agent_streams_slowed",
+            "Times that an agent was read more slowly because it told too much",
+            metrics.slowed.clone(),
+        );
+        registry.register(
+            "agent_certificates",
+            "Certificates of nodes by outcome",
+            metrics.certificates.clone(),
         );
         registry.register(
             "probe_faults",

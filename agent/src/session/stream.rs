@@ -1,6 +1,9 @@
 //! One stream, from its Hello to its end: a loop over five sources of events, and no choices of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use smart_storage_proto::{
     PROTOCOL_VERSION,
@@ -14,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tracing::{info, warn};
 
-use super::{Actions, CHECK, Ended, Keeper, Refused, Told, connect::chain};
+use super::{Actions, CHECK, Ended, Keeper, RENEWAL, Refused, Told, connect::chain, unix_seconds, words};
 use crate::{
     enrol::{self, EnrolError, NodeIdentity},
     member::fault,
@@ -25,6 +28,8 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// For the controller's Welcome.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the reason of an end that was noticed while sending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Messages on their way to the controller; while the queue is full nothing is lost, only later.
 const QUEUE: usize = 16;
 /// Orders being carried out at a time; further ones are refused as retryable.
@@ -35,24 +40,41 @@ const RENEW_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Stream<'a> {
     keeper: &'a mut Keeper,
     channel: Channel,
-    identity: NodeIdentity,
     told: Told,
     /// Nothing is told before a snapshot was, and no snapshot before every drive was probed once.
     snapshot_due: bool,
+    renewal: Renewal,
+}
+
+/// Where the stream stands with its certificate.
+struct Renewal {
+    /// When a new one is asked for.
+    at: SystemTime,
+    asked: bool,
+    /// The CAs that count, as the controller last told.
+    trust: Option<Vec<Vec<u8>>>,
+    /// They were told while a certificate was on its way.
+    outdated: bool,
 }
 
 /// What an order came to.
 type Done = (String, &'static str, Result<(), Refused>);
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(keeper: &'a mut Keeper, channel: Channel, identity: NodeIdentity) -> Self {
+    pub(super) fn new(keeper: &'a mut Keeper, channel: Channel, identity: &NodeIdentity) -> Self {
         let told = Told::new(keeper.epoch);
+        let renewal = Renewal {
+            at: identity.renew_at(),
+            asked: false,
+            trust: None,
+            outdated: false,
+        };
         Self {
             keeper,
             channel,
-            identity,
             told,
             snapshot_due: true,
+            renewal,
         }
     }
 
@@ -73,6 +95,7 @@ impl<'a> Stream<'a> {
         }
         let reason = match self.steady(&outgoing, &mut incoming).await {
             Ok(()) => "the controller closed the stream".to_owned(),
+            Err(reason) if outgoing.is_closed() => self.last_words(&mut incoming).await.unwrap_or(reason),
             Err(reason) => reason,
         };
         self.keeper.epoch = self.told.heartbeat().epoch;
@@ -91,7 +114,8 @@ impl<'a> Stream<'a> {
         } else {
             status.message().to_owned()
         };
-        Ended::before(format!("{:?}: {words}", status.code()))
+        let help = words::of_certificates(status).map_or_else(String::new, |help| format!(": {help}"));
+        Ended::before(format!("{:?}: {words}{help}", status.code()))
     }
 
     async fn welcome(&mut self, incoming: &mut Streaming<pb::ControllerMessage>) -> Result<(), Ended> {
@@ -116,17 +140,36 @@ impl<'a> Stream<'a> {
                 welcome.lease_epoch
             )));
         }
+        self.settle(welcome.discover_interval_seconds);
         let session = &self.keeper.session;
-        if welcome.discover_interval_seconds > 0 {
-            let interval = Duration::from_secs(welcome.discover_interval_seconds.into());
-            session.actions.discover_interval(interval);
-        }
         session.health.good(CHECK);
         session.metrics.stream_connected.set(1);
         self.keeper.count("welcomed");
         info!(cluster = %welcome.cluster_id, lease_epoch = welcome.lease_epoch, "welcomed");
         fault::point("stream-welcomed");
         Ok(())
+    }
+
+    /// Why the controller ended a stream that takes nothing any more, where it said so.
+    async fn last_words(&mut self, incoming: &mut Streaming<pb::ControllerMessage>) -> Option<String> {
+        let end = async {
+            loop {
+                match incoming.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
+            }
+        };
+        let status = tokio::time::timeout(LAST_WORDS, end).await.ok()??;
+        Some(self.refused(&status).reason)
+    }
+
+    fn settle(&self, discover_interval_seconds: u32) {
+        if discover_interval_seconds > 0 {
+            let interval = Duration::from_secs(discover_interval_seconds.into());
+            self.keeper.session.actions.discover_interval(interval);
+        }
     }
 
     async fn steady(
@@ -140,8 +183,6 @@ impl<'a> Stream<'a> {
         let mut members = self.keeper.session.members.clone();
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut renew_at = self.identity.renew_at();
-        let mut renewing = false;
         let (mut watch_inventory, mut watch_members) = (true, true);
         self.tell(outgoing).await?;
         loop {
@@ -165,28 +206,52 @@ impl<'a> Stream<'a> {
                     self.answer(outgoing, id, kind, result).await?;
                 }
                 Some(result) = renewals.recv() => {
-                    renewing = false;
-                    renew_at = self.renewed(result);
+                    if let Some(stored) = self.renewed(result) {
+                        self.send(outgoing, "certificate_stored", Message::CertificateStored(stored)).await?;
+                    }
                 }
                 _ = beat.tick() => {
                     self.send(outgoing, "heartbeat", Message::Heartbeat(self.told.heartbeat())).await?;
-                    if !renewing && (self.keeper.session.clock)() >= renew_at {
-                        renewing = true;
-                        let (channel, node) = (self.channel.clone(), self.keeper.session.enrolment.node.clone());
-                        let renewed = renewed.clone();
-                        tokio::spawn(async move {
-                            // The stream that wanted it may have ended.
-                            let _ = renewed.send(enrol::renew(channel, &node).await).await;
-                        });
-                    }
+                    self.renew_where_due(&renewed);
                 }
             }
         }
     }
 
-    /// Keeps the new certificate for the next connection; answers when to look again.
-    fn renewed(&mut self, result: Result<NodeIdentity, EnrolError>) -> std::time::SystemTime {
+    /// Asks for a new certificate over this connection. With each heartbeat and not at once: heartbeats of a fleet are
+    /// spread, and so are the renewals after a rotation of the CA.
+    fn renew_where_due(&mut self, renewed: &mpsc::Sender<Result<NodeIdentity, EnrolError>>) {
+        if self.renewal.asked || (self.keeper.session.clock)() < self.renewal.at {
+            return;
+        }
+        self.renewal.asked = true;
+        self.renewal.outdated = false;
+        let (channel, node) = (self.channel.clone(), self.keeper.session.enrolment.node.clone());
+        let renewed = renewed.clone();
+        tokio::spawn(async move {
+            // The stream that wanted it may have ended.
+            let _ = renewed.send(enrol::renew(channel, &node).await).await;
+        });
+    }
+
+    /// Which CAs count: where the node trusts others, or another one signed its certificate, it is time for a new one.
+    fn trust(&mut self, trust: pb::Trust) {
+        let identity = self.keeper.identity.as_ref();
+        if !identity.is_some_and(|identity| identity.fits(&trust.ca_sha256)) {
+            info!("the controller's CA is another one: the certificate is renewed");
+            self.renewal.at = SystemTime::UNIX_EPOCH;
+        }
+        self.renewal.outdated = self.renewal.asked;
+        self.renewal.trust = Some(trust.ca_sha256);
+    }
+
+    /// Keeps the new certificate for the next connection, and says that it is kept.
+    fn renewed(&mut self, result: Result<NodeIdentity, EnrolError>) -> Option<pb::CertificateStored> {
+        self.renewal.asked = false;
         let session = &self.keeper.session;
+        // With a clock that runs ahead a new certificate may be due at once: not again and again.
+        let later = (session.clock)() + RENEW_AGAIN;
+        self.renewal.at = later;
         let stored = result.and_then(|identity| identity.store(&session.data_dir).map(|()| identity));
         match stored {
             Ok(identity) => {
@@ -195,15 +260,32 @@ impl<'a> Stream<'a> {
                     .certificates
                     .get_or_create(&[("by", "renewal")])
                     .inc();
+                session.health.good(RENEWAL);
+                self.keeper.renewal_refused.clear();
                 info!("certificate renewed");
-                // With a clock that runs ahead a new certificate may be due at once: not again and again.
-                let again = identity.renew_at().max((session.clock)() + RENEW_AGAIN);
+                let trust = self.renewal.trust.as_deref();
+                let fits = trust.is_none_or(|trust| identity.fits(trust));
+                self.renewal.at = match (fits, self.renewal.outdated) {
+                    (true, _) => identity.renew_at().max(later),
+                    (false, true) => SystemTime::UNIX_EPOCH,
+                    (false, false) => later,
+                };
+                let stored = pb::CertificateStored {
+                    issuer_sha256: identity.issuer_sha256().unwrap_or_default(),
+                    not_after: unix_seconds(identity.not_after),
+                };
                 self.keeper.identity = Some(identity);
-                again
+                Some(stored)
             }
             Err(error) => {
-                warn!(error = %error, "certificate not renewed");
-                (session.clock)() + RENEW_AGAIN
+                let words = error.to_string();
+                // Once, not every minute.
+                if self.keeper.renewal_refused != words {
+                    warn!(error = %words, "certificate not renewed");
+                }
+                session.health.bad(RENEWAL, words.clone());
+                self.keeper.renewal_refused = words;
+                None
             }
         }
     }
@@ -260,6 +342,14 @@ impl<'a> Stream<'a> {
                 self.tell(outgoing).await
             }
             Some(Order::Command(command)) => self.command(command, outgoing, done).await,
+            Some(Order::Trust(trust)) => {
+                self.trust(trust);
+                Ok(())
+            }
+            Some(Order::Settings(settings)) => {
+                self.settle(settings.discover_interval_seconds);
+                Ok(())
+            }
             Some(Order::Welcome(_)) => Err("a second Welcome on one stream".to_owned()),
             // An order of a newer controller that this build does not know.
             None => Ok(()),

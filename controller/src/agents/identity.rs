@@ -6,7 +6,10 @@
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::{listen::Peer, pki::NODE_URI};
+use crate::{
+    listen::Peer,
+    pki::{NODE_URI, TOKEN_URI},
+};
 
 /// Why a peer is no node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +27,18 @@ pub enum IdentityError {
 /// # Errors
 /// [`IdentityError`] where there is none.
 pub fn node_of(peer: &Peer) -> Result<String, IdentityError> {
-    let leaf = peer
-        .certificates
+    node_of_certificate(leaf_of(peer)?)
+}
+
+/// The peer's certificate.
+///
+/// # Errors
+/// [`IdentityError::Missing`] where it showed none.
+pub fn leaf_of(peer: &Peer) -> Result<&CertificateDer<'static>, IdentityError> {
+    peer.certificates
         .as_ref()
         .and_then(|chain| chain.first())
-        .ok_or(IdentityError::Missing)?;
-    node_of_certificate(leaf)
+        .ok_or(IdentityError::Missing)
 }
 
 /// The node that a certificate was made for.
@@ -37,18 +46,28 @@ pub fn node_of(peer: &Peer) -> Result<String, IdentityError> {
 /// # Errors
 /// [`IdentityError::Nameless`] where it names none, or more than one.
 pub fn node_of_certificate(leaf: &CertificateDer<'_>) -> Result<String, IdentityError> {
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| IdentityError::Nameless)?;
-    let names = leaf
-        .subject_alternative_name()
-        .map_err(|_| IdentityError::Nameless)?
-        .ok_or(IdentityError::Nameless)?;
-    let mut nodes = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(NODE_URI),
+    single_uri(leaf, NODE_URI)
+        .filter(|node| is_node_name(node))
+        .ok_or(IdentityError::Nameless)
+}
+
+/// The id of the join token that a certificate goes back to, through however many renewals.
+#[must_use]
+pub fn token_of_certificate(leaf: &CertificateDer<'_>) -> Option<String> {
+    single_uri(leaf, TOKEN_URI)
+}
+
+/// What follows `prefix` in the one URI that begins with it.
+fn single_uri(leaf: &CertificateDer<'_>, prefix: &str) -> Option<String> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    let names = leaf.subject_alternative_name().ok()??;
+    let mut found = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(prefix),
         _ => None,
     });
-    match (nodes.next(), nodes.next()) {
-        (Some(node), None) if is_node_name(node) => Ok(node.to_owned()),
-        _ => Err(IdentityError::Nameless),
+    match (found.next(), found.next()) {
+        (Some(one), None) => Some(one.to_owned()),
+        _ => None,
     }
 }
 

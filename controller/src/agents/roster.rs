@@ -6,7 +6,7 @@
 //! the first stream, and writes it back.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -19,44 +19,147 @@ use smart_storage_core::{
     registry::{Change, Registry},
 };
 
+mod index;
+
+use self::index::Index;
+
 /// The memory.
 #[derive(Debug, Default)]
 pub struct Roster {
-    known: Mutex<BTreeMap<DriveId, KnownDrive>>,
+    memory: Mutex<Memory>,
+}
+
+/// Every drive ever seen, and who has which piece of evidence: on record, and on the nodes as they are now.
+#[derive(Debug, Default)]
+struct Memory {
+    known: BTreeMap<DriveId, KnownDrive>,
+    known_by_node: HashMap<NodeName, BTreeSet<DriveId>>,
+    known_by_piece: Index<Arc<DriveId>>,
+    nodes_by_piece: Index<Arc<NodeName>>,
+    /// Nodes and drives that were compared; the fleet's size must not show in it.
+    #[cfg(test)]
+    compared: usize,
+}
+
+impl Memory {
+    fn insert(&mut self, drive: KnownDrive) {
+        if self.known.get(&drive.id) == Some(&drive) {
+            return;
+        }
+        self.remove(&drive.id);
+        let id = Arc::new(drive.id.clone());
+        for piece in evidence_keys(&drive.evidence.evidence) {
+            self.known_by_piece.add(&piece, &id);
+        }
+        self.known_by_node
+            .entry(drive.node.clone())
+            .or_default()
+            .insert(drive.id.clone());
+        self.known.insert(drive.id.clone(), drive);
+    }
+
+    fn remove(&mut self, id: &DriveId) {
+        let Some(drive) = self.known.remove(id) else {
+            return;
+        };
+        let owner = Arc::new(id.clone());
+        for piece in evidence_keys(&drive.evidence.evidence) {
+            self.known_by_piece.remove(&piece, &owner);
+        }
+        if let Some(of_node) = self.known_by_node.get_mut(&drive.node) {
+            of_node.remove(id);
+            if of_node.is_empty() {
+                self.known_by_node.remove(&drive.node);
+            }
+        }
+    }
+
+    /// The node shows `now` and no longer `before`.
+    fn shows(&mut self, node: &NodeName, before: &[Arc<DriveRecord>], now: &[Arc<DriveRecord>]) {
+        let node = Arc::new(node.clone());
+        for piece in before.iter().flat_map(|drive| keys(&drive.facts)) {
+            self.nodes_by_piece.remove(&piece, &node);
+        }
+        for piece in now.iter().flat_map(|drive| keys(&drive.facts)) {
+            self.nodes_by_piece.add(&piece, &node);
+        }
+    }
+
+    /// Drives on record that were seen on `node`, or have one of these pieces, ordered by id.
+    fn near_known(&mut self, node: &NodeName, keys: &HashSet<String>) -> Vec<KnownDrive> {
+        let of_node = self.known_by_node.get(node).into_iter().flatten().cloned();
+        let like = self.known_by_piece.near(keys);
+        let ids: BTreeSet<DriveId> = of_node.chain(like.iter().map(|id| DriveId::clone(id))).collect();
+        let near: Vec<_> = ids.iter().filter_map(|id| self.known.get(id).cloned()).collect();
+        #[cfg(test)]
+        {
+            self.compared += near.len();
+        }
+        near
+    }
+
+    /// Other nodes that show one of these pieces, ordered by name.
+    fn near(&mut self, registry: &Registry, node: &NodeName, keys: &HashSet<String>) -> Vec<Arc<NodeRecord>> {
+        let near: Vec<_> = self
+            .nodes_by_piece
+            .near(keys)
+            .iter()
+            .filter(|other| other.as_ref() != node)
+            .filter_map(|other| registry.get(other.as_str()))
+            .filter(|record| record.drives.iter().any(|drive| touches(&drive.facts, keys)))
+            .collect();
+        #[cfg(test)]
+        {
+            self.compared += near.len();
+        }
+        near
+    }
 }
 
 impl Roster {
     /// Adds what is on record; a drive that is known already stays as it is.
     pub fn remember(&self, drives: impl IntoIterator<Item = KnownDrive>) {
-        let mut known = self.known.lock();
+        let mut memory = self.memory.lock();
         for drive in drives {
-            known.entry(drive.id.clone()).or_insert(drive);
+            if !memory.known.contains_key(&drive.id) {
+                memory.insert(drive);
+            }
         }
     }
 
     /// Forgets drives: the next time they are seen they are new.
     pub fn forget<'a>(&self, drives: impl IntoIterator<Item = &'a DriveId>) {
-        let mut known = self.known.lock();
+        let mut memory = self.memory.lock();
         for drive in drives {
-            known.remove(drive);
+            memory.remove(drive);
         }
+    }
+
+    /// Takes a node out of `registry`; its drives stay known. Says whether it was there.
+    pub fn forget_node(&self, registry: &Registry, node: &NodeName) -> bool {
+        let mut memory = self.memory.lock();
+        let Some(record) = registry.remove(node.as_str()) else {
+            return false;
+        };
+        memory.shows(node, &record.drives, &[]);
+        true
     }
 
     /// Every drive that was last seen on `node`, ordered by id.
     #[must_use]
     pub fn of_node(&self, node: &NodeName) -> Vec<KnownDrive> {
-        self.known
-            .lock()
-            .values()
-            .filter(|drive| drive.node == *node)
-            .cloned()
+        let memory = self.memory.lock();
+        let ids = memory.known_by_node.get(node);
+        ids.into_iter()
+            .flatten()
+            .filter_map(|id| memory.known.get(id).cloned())
             .collect()
     }
 
     /// What is remembered of one drive.
     #[must_use]
     pub fn get(&self, drive: &DriveId) -> Option<KnownDrive> {
-        self.known.lock().get(drive).cloned()
+        self.memory.lock().known.get(drive).cloned()
     }
 
     /// Puts a node's new record, made by `update` from the present one, into the registry, every drive with its
@@ -68,7 +171,7 @@ impl Roster {
         now_ms: u64,
         update: impl FnOnce(&mut NodeRecord, &mut Vec<DriveFacts>),
     ) -> BTreeSet<NodeName> {
-        let mut known = self.known.lock();
+        let mut memory = self.memory.lock();
         let before = registry.get(node.as_str());
         let mut record = before
             .as_deref()
@@ -79,26 +182,27 @@ impl Roster {
         facts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
         let mut changed = BTreeSet::new();
+        let gone = record.drives.clone();
         if let Some(drives) = kept(&record.drives, &facts) {
+            // The evidence is what it was, and so is who has it.
             record.drives = drives;
             apply(registry, record, now_ms, &mut changed);
             return changed;
         }
-        let gone = record.drives.clone();
-        record.drives = resolve(&mut known, registry, node, &facts);
-        let touching = neighbours(
-            registry,
-            node,
-            gone.iter().map(|drive| &drive.facts).chain(&facts),
-        );
+        record.drives = resolve(&mut memory, registry, node, &facts);
+        let pieces: HashSet<String> = gone
+            .iter()
+            .map(|drive| &drive.facts)
+            .chain(&facts)
+            .flat_map(keys)
+            .collect();
+        memory.shows(node, &gone, &record.drives);
+        let touching = memory.near(registry, node, &pieces);
         apply(registry, record, now_ms, &mut changed);
-        for other in touching {
-            let Some(before) = registry.get(other.as_str()) else {
-                continue;
-            };
+        for before in touching {
             let facts: Vec<DriveFacts> = before.drives.iter().map(|drive| drive.facts.clone()).collect();
             let mut record = NodeRecord::clone(&before);
-            record.drives = resolve(&mut known, registry, &other, &facts);
+            record.drives = resolve(&mut memory, registry, &before.name, &facts);
             apply(registry, record, now_ms, &mut changed);
         }
         changed
@@ -143,23 +247,14 @@ fn kept(before: &[Arc<DriveRecord>], facts: &[DriveFacts]) -> Option<Vec<Arc<Dri
 
 /// Identities of the node's drives, before the rest of the fleet; the memory takes up what was learnt.
 fn resolve(
-    known: &mut BTreeMap<DriveId, KnownDrive>,
+    memory: &mut Memory,
     registry: &Registry,
     node: &NodeName,
     facts: &[DriveFacts],
 ) -> Vec<Arc<DriveRecord>> {
     let keys: HashSet<String> = facts.iter().flat_map(keys).collect();
-    let near_known: Vec<KnownDrive> = known
-        .values()
-        .filter(|drive| {
-            drive.node == *node
-                || evidence_keys(&drive.evidence.evidence)
-                    .iter()
-                    .any(|key| keys.contains(key))
-        })
-        .cloned()
-        .collect();
-    let others = near(registry, node, &keys);
+    let near_known = memory.near_known(node, &keys);
+    let others = memory.near(registry, node, &keys);
     let mut seen: Vec<SeenDrive<'_>> = facts.iter().map(|facts| SeenDrive { node, facts }).collect();
     for other in &others {
         let theirs = other.drives.iter().filter(|drive| touches(&drive.facts, &keys));
@@ -172,7 +267,7 @@ fn resolve(
     let mut drives = Vec::with_capacity(facts.len());
     for (facts, resolution) in facts.iter().zip(resolved) {
         if let Verdict::Drive { id } = &resolution.verdict {
-            let remembered = match known.get(id) {
+            let remembered = match memory.known.get(id) {
                 Some(before) => before.absorb(node, facts, &resolution.new_aliases),
                 None => KnownDrive {
                     id: id.clone(),
@@ -181,7 +276,7 @@ fn resolve(
                     node: node.clone(),
                 },
             };
-            known.insert(id.clone(), remembered);
+            memory.insert(remembered);
         }
         drives.push(Arc::new(DriveRecord {
             identity: resolution.verdict,
@@ -189,29 +284,6 @@ fn resolve(
         }));
     }
     drives
-}
-
-/// Other nodes that show something in common with these drives.
-fn neighbours<'a>(
-    registry: &Registry,
-    node: &NodeName,
-    facts: impl Iterator<Item = &'a DriveFacts>,
-) -> Vec<NodeName> {
-    let keys: HashSet<String> = facts.flat_map(keys).collect();
-    near(registry, node, &keys)
-        .iter()
-        .map(|record| record.name.clone())
-        .collect()
-}
-
-fn near(registry: &Registry, node: &NodeName, keys: &HashSet<String>) -> Vec<Arc<NodeRecord>> {
-    let mut found = Vec::new();
-    registry.for_each(|record| {
-        if record.name != *node && record.drives.iter().any(|drive| touches(&drive.facts, keys)) {
-            found.push(Arc::clone(record));
-        }
-    });
-    found
 }
 
 fn touches(facts: &DriveFacts, with: &HashSet<String>) -> bool {
@@ -344,5 +416,31 @@ mod tests {
         roster.remember(kept);
         tell(&roster, &registry, "a", vec![drive("sdq", "1")]);
         assert_eq!(ids(&registry, "a")["sdq"].id().as_str(), "first-given");
+    }
+
+    #[test]
+    fn what_a_node_tells_is_compared_with_what_is_like_it_and_not_with_the_fleet() {
+        let (roster, registry) = (Roster::default(), Registry::new());
+        let drives = |n: usize| vec![drive("sda", &format!("{n}")), drive("sdb", &format!("{n}x"))];
+        for n in 0..300 {
+            tell(&roster, &registry, &format!("node-{n}"), drives(n));
+        }
+        let before = roster.memory.lock().compared;
+        tell(&roster, &registry, "node-7", vec![]);
+        tell(&roster, &registry, "node-301", drives(7));
+        tell(&roster, &registry, "node-302", drives(302));
+        let compared = roster.memory.lock().compared - before;
+        assert!(compared <= 8, "{compared}");
+        // And nothing is left of who went.
+        for n in 0..303 {
+            tell(&roster, &registry, &format!("node-{n}"), vec![]);
+            roster.forget_node(&registry, &format!("node-{n}").as_str().into());
+        }
+        let mut memory = roster.memory.lock();
+        assert_eq!(memory.nodes_by_piece.len(), 0);
+        let ids: Vec<DriveId> = memory.known.keys().cloned().collect();
+        ids.iter().for_each(|id| memory.remove(id));
+        assert_eq!(memory.known_by_piece.len(), 0);
+        assert!(memory.known_by_node.is_empty());
     }
 }

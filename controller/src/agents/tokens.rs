@@ -32,7 +32,10 @@ pub enum VerifyError {
     #[error("the join token is malformed")]
     Malformed,
     /// The token is for another node than the one that shows it.
-    #[error("the join token was made for node {token:?}, and this node calls itself {claimed:?}")]
+    #[error(
+        "the join token was made for node {token:?}, and this node calls itself {claimed:?}: make one for it with \
+         smart-storage-controller join-token {claimed}"
+    )]
     OtherNode {
         /// The token's node.
         token: String,
@@ -40,7 +43,10 @@ pub enum VerifyError {
         claimed: String,
     },
     /// No such token, or not this secret. Which of both is not said.
-    #[error("the join token is not known here")]
+    #[error(
+        "the join token is not known here: it was revoked, replaced, or made elsewhere; make another one with \
+         smart-storage-controller join-token NODE"
+    )]
     Unknown,
     /// The token's file cannot be read.
     #[error("join tokens cannot be read: {0}")]
@@ -97,6 +103,23 @@ pub fn verify(data_dir: &Path, token: &str, claimed: &str) -> Result<String, Ver
         Ok(node.to_owned())
     } else {
         Err(VerifyError::Unknown)
+    }
+}
+
+/// The id of the token that is good for `node` now: it changes when the token is made anew. None: there is no token,
+/// or it was revoked.
+///
+/// # Errors
+/// The token's file is there and cannot be read.
+pub fn id(data_dir: &Path, node: &str) -> io::Result<Option<String>> {
+    if !is_node_name(node) {
+        return Ok(None);
+    }
+    match fs::read_to_string(data_dir.join(FOLDER).join(node)) {
+        // Of the hash of a secret of 256 bits: it tells nothing of the secret.
+        Ok(kept) => Ok(kept.trim().get(..16).map(str::to_owned)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

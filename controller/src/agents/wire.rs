@@ -17,8 +17,11 @@ use smart_storage_core::{
 use smart_storage_proto::agent::v1 as pb;
 use uuid::Uuid;
 
-/// Most devices, members or names in one message: far above any machine, far below harm.
-const MOST: usize = 4096;
+/// Most devices, members or names in one message, and drives or members of one node: far above any machine, and what a
+/// StorageNode's status can hold (etcd takes objects of 1.5 MiB).
+pub const MOST: usize = 1024;
+/// Most bytes of one device or member: far above any real one, and 32 MiB for a node that lies as much as it can.
+const MOST_BYTES: usize = 32 << 10;
 
 /// The probe that faults found here are filed under.
 pub const PROBE: &str = "wire";
@@ -98,6 +101,7 @@ pub fn snapshot(message: pb::Snapshot) -> Snapshot {
         &mut faults,
     );
     let members = each("members", message.members, &mut faults, member);
+    faults.truncate(MOST);
     Snapshot {
         epoch: message.epoch,
         drives,
@@ -116,6 +120,27 @@ fn once(field: &str, drives: Vec<DriveFacts>, faults: &mut Vec<Fault>) -> Vec<Dr
             .map(|d| wrong(field, format!("{:?} is told twice", d.name)).fault()),
     );
     drives
+}
+
+/// What is said of a node that has more drives than are remembered.
+#[must_use]
+pub fn too_many() -> Fault {
+    wrong(
+        "devices",
+        format!("at most {MOST} drives of a node are remembered, and it tells of more"),
+    )
+    .fault()
+}
+
+fn bounded(message: &impl prost::Message) -> Result<(), WireError> {
+    let bytes = message.encoded_len();
+    if bytes > MOST_BYTES {
+        return Err(wrong(
+            "size",
+            format!("{bytes} bytes, at most {MOST_BYTES} are read"),
+        ));
+    }
+    Ok(())
 }
 
 /// Reads a delta. A device that cannot be read makes the delta's faults known, and the device itself counts as gone:
@@ -142,6 +167,7 @@ pub fn delta(message: pb::Delta) -> Delta {
     let faults = if message.node_faults_changed || !found.is_empty() {
         let mut all: Vec<Fault> = message.faults.into_iter().map(fault).collect();
         all.append(&mut found);
+        all.truncate(MOST);
         Some(all)
     } else {
         None
@@ -182,6 +208,7 @@ fn each<M, T>(
 /// # Errors
 /// [`WireError`] naming the field.
 pub fn drive(message: pb::Device) -> Result<DriveFacts, WireError> {
+    bounded(&message)?;
     if message.name.is_empty() || message.name.len() > 64 || message.name.contains(['/', '\0']) {
         return Err(wrong("name", format!("{:?} is no kernel name", message.name)));
     }
@@ -382,6 +409,7 @@ const fn kind(kind: pb::Kind) -> DriveType {
 
 fn member(message: pb::MemberReport) -> Result<MemberReport, WireError> {
     use pb::member_report::State;
+    bounded(&message)?;
     let state = match message.state() {
         State::Unspecified => return Err(wrong("state", format!("{} is no state", message.state))),
         State::Preparing => MemberState::Preparing,

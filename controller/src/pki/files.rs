@@ -44,12 +44,17 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
         file.sync_all()?;
         crate::fault::point("file-unnamed");
         fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        sync_dir(path)
     })();
     written.map_err(|e| {
         let _ = fs::remove_file(&temporary);
         file_error(path, e)
     })
+}
+
+/// Makes a rename or a removal in the folder of `path` last.
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// Removes what a process left that died before it could name a file of [`write_private`]: there may be a key in it.

@@ -214,7 +214,7 @@ impl Authority {
         };
         let (Ok((_, leaf)), Ok((_, ca))) = (
             X509Certificate::from_der(&leaf),
-            X509Certificate::from_der(&self.certificate),
+            X509Certificate::from_der(self.certificate()),
         ) else {
             return false;
         };

@@ -1,7 +1,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::agents::identity::node_of_certificate;
+use crate::agents::identity::{node_of_certificate, token_of_certificate};
+
+mod rotating;
 
 fn request() -> (KeyPair, Vec<u8>) {
     let pair = KeyPair::generate().unwrap();
@@ -41,9 +43,10 @@ fn a_node_certificate_names_the_node_that_was_signed_for_and_not_the_requests() 
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::open(dir.path(), SystemTime::now()).unwrap();
     let certificate = authority
-        .sign_node("node-1", &request().1, SystemTime::now())
+        .sign_node("node-1", "t", &request().1, SystemTime::now())
         .unwrap();
     assert_eq!(node_of_certificate(&certificate).unwrap(), "node-1");
+    assert_eq!(token_of_certificate(&certificate).as_deref(), Some("t"));
     let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
     let usage = parsed.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);
@@ -60,11 +63,11 @@ fn a_request_that_its_key_did_not_sign_is_refused() {
     let last = der.len() - 1;
     der[last] ^= 1;
     assert!(matches!(
-        authority.sign_node("node-1", &der, SystemTime::now()),
+        authority.sign_node("node-1", "t", &der, SystemTime::now()),
         Err(PkiError::Request(_))
     ));
     assert!(matches!(
-        authority.sign_node("node-1", b"nonsense", SystemTime::now()),
+        authority.sign_node("node-1", "t", b"nonsense", SystemTime::now()),
         Err(PkiError::Request(_))
     ));
 }

@@ -25,3 +25,4 @@ mod reading;
 mod restart;
 mod separate;
 mod strangers;
+mod trust;
