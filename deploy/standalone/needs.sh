@@ -34,6 +34,18 @@ install_packages() {
         check)
             want shellcheck shellcheck
             want procps ps
+            # Whose signatures the agent has to know.
+            want fdisk sfdisk
+            want btrfs-progs mkfs.btrfs
+            want dosfstools mkfs.vfat
+            want exfatprogs mkfs.exfat
+            want ntfs-3g mkntfs
+            want f2fs-tools mkfs.f2fs
+            want genisoimage genisoimage
+            want lvm2 pvcreate
+            want cryptsetup-bin cryptsetup
+            want bcache-tools make-bcache
+            want drbd-utils drbdmeta
             ;;
         esac
     done

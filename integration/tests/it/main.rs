@@ -12,6 +12,7 @@ mod doors;
 mod file_claim;
 mod first_request;
 mod hotplug;
+mod in_use;
 mod journey;
 mod reading;
 mod restart;
