@@ -42,6 +42,7 @@ use tracing::{info, warn};
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    member::fault::announce();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if error.use_stderr() => {
@@ -124,6 +125,7 @@ fn lock(config: &Config) -> anyhow::Result<File> {
 fn member_config(config: &Config) -> MemberConfig {
     MemberConfig {
         host_root: config.host_root.clone(),
+        weed_security: config.weed_security.clone(),
         ..MemberConfig::new(&config.data_dir, &config.weed)
     }
 }

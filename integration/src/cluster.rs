@@ -29,6 +29,7 @@ use crate::{
     clients::{Filer, Rest, S3},
     drives::{LoopDrive, run},
     eventually::eventually,
+    tokens::Keys,
 };
 
 /// How many ports after the first an instance takes.
@@ -82,6 +83,8 @@ pub struct Cluster {
     setup: Setup,
     variables: BTreeMap<String, String>,
     http: reqwest::Client,
+    /// Another view of an instance: it is not taken away with it.
+    lent: bool,
 }
 
 impl Cluster {
@@ -103,11 +106,26 @@ impl Cluster {
             setup,
             variables: BTreeMap::new(),
             http,
+            lent: false,
         };
         let start = Instant::now();
         cluster.up().await?;
         println!("  {suite}: up after {:.2?}", start.elapsed());
         Ok(cluster)
+    }
+
+    /// The same instance for somebody else, who may not outlive this: dropped, it leaves the instance as it is.
+    #[must_use]
+    pub fn another_view(&self) -> Self {
+        Self {
+            suite: self.suite.clone(),
+            state: self.state.clone(),
+            port_base: self.port_base,
+            setup: self.setup,
+            variables: self.variables.clone(),
+            http: self.http.clone(),
+            lent: true,
+        }
     }
 
     /// `up` once more: starts what is not running. Answers what it printed.
@@ -169,6 +187,18 @@ impl Cluster {
             .with_context(|| format!("no {name} in env"))
     }
 
+    /// A client for plain HTTP.
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// Where the volume server listens that keeps the filer's own log: it is no member.
+    #[must_use]
+    pub fn meta_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port_base + 15)
+    }
+
     /// REST with the admin's token.
     ///
     /// # Errors
@@ -219,7 +249,41 @@ impl Cluster {
     /// # Errors
     /// The file `env` lacks a variable.
     pub fn filer(&self) -> Result<Filer> {
-        Ok(Filer::new(self.http.clone(), self.variable("WEED_FILER_URL")?))
+        Ok(Filer::new(
+            self.http.clone(),
+            self.variable("WEED_FILER_URL")?,
+            Keys::of(&self.security()?)?,
+        ))
+    }
+
+    /// The folder with SeaweedFS's certificates and keys.
+    ///
+    /// # Errors
+    /// The file `env` lacks the variable.
+    pub fn security(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(self.variable("WEED_SECURITY")?))
+    }
+
+    /// Credentials that are made for a claim now (older ones end).
+    ///
+    /// # Errors
+    /// The API gives none.
+    pub async fn credentials(&self, id: &str) -> Result<Value> {
+        self.rest()?
+            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
+            .await
+    }
+
+    /// The port of an instance that `up` calls `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn port(&self, name: &str) -> Result<u16> {
+        let ports = fs::read_to_string(self.state.join("ports"))?;
+        let line = ports
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no port {name}"))?.trim().parse()?)
     }
 
     /// The claim's bucket, with credentials that are made for it now (older ones end).
@@ -227,10 +291,7 @@ impl Cluster {
     /// # Errors
     /// The API gives none.
     pub async fn s3(&self, id: &str) -> Result<S3> {
-        let given = self
-            .rest()?
-            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
-            .await?;
+        let given = self.credentials(id).await?;
         let claim = self.rest()?.get(&format!("/v1/storage/{id}")).await?;
         let text = |value: &Value, pointer: &str| -> Result<String> {
             let found = value.pointer(pointer).and_then(Value::as_str);
@@ -271,8 +332,9 @@ impl Cluster {
             )
         };
         let script = format!(
-            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' shell -master={} -filer={}",
+            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' -config_dir='{}' shell -master={} -filer={}",
             weed(),
+            self.security()?.join("core").display(),
             grpc(9),
             grpc(11)
         );
@@ -403,6 +465,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.lent {
+            return;
+        }
         let logs = env::temp_dir().join("smart-storage-it-logs").join(&self.suite);
         let _ = fs::remove_dir_all(&logs);
         let _ = fs::create_dir_all(&logs);
@@ -459,8 +524,12 @@ fn read_variables(file: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// The first of [`PORTS`] ports in a row that are free, below those that members (20000 and up) and the kernel take.
-fn free_ports() -> Result<u16> {
+/// The first of as many ports in a row as an instance takes that are free, below those that members (20000 and up)
+/// and the kernel take.
+///
+/// # Errors
+/// There are none.
+pub fn free_ports() -> Result<u16> {
     let first = u16::try_from(std::process::id() % 400)? * 20 + 10_000;
     let candidates = (first..18_000).chain(10_000..first).step_by(20);
     for base in candidates {

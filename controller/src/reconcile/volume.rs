@@ -2,7 +2,10 @@
 //!
 //! The claim's absence is confirmed by a live read. Deleting a Retain volume forgets it and leaves its data.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use kube::{
     Api, ResourceExt as _,
@@ -49,6 +52,7 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
             vec![ObjectRef::new(volume.as_deref().unwrap_or(&minted))]
         }
         Some(Change::Pool(name)) => disagreeing(name, stores),
+        Some(Change::Rotated(name)) => vec![ObjectRef::new(name)],
         Some(_) => Vec::new(),
     }
 }
@@ -97,7 +101,10 @@ pub(super) async fn reconcile(volume: Arc<UnifiedVolume>, context: Arc<Context>)
         };
         return match api.delete(&volume.name_any(), &parameters).await {
             Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(Action::await_change()),
+            _ => {
+                crate::fault::point("volume-deletion-asked");
+                Ok(Action::await_change())
+            }
         };
     }
     let made = if claim_gone {
@@ -180,7 +187,8 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
         Err((reason, words)) => return Ok(Made::unable(reason, words)),
     };
     let name = volume.name_any();
-    let keys = credentials::ensure(&context.client, volume).await?;
+    let now = || SystemTime::from(context.now());
+    let keys = credentials::ensure(&context.client, volume, &backend, now()).await?;
     crate::fault::point("after-secret-created");
     let started = context.now();
     let result = make(&backend, volume, &pool, &keys, context).await;
@@ -192,7 +200,9 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
     );
     match result {
         // Rotated meanwhile: the Secret is written first, so the keys that it holds now are the last ones.
-        Ok(_) if credentials::ensure(&context.client, volume).await? != keys => Err(Error::Conflict),
+        Ok(_) if credentials::ensure(&context.client, volume, &backend, now()).await? != keys => {
+            Err(Error::Conflict)
+        }
         Ok(handle) => Ok(Made {
             handle: Some(handle),
             access: Some(backend.access(&name)),
@@ -298,12 +308,13 @@ async fn remove(
         }
         crate::fault::point("after-backend-delete");
         credentials::remove(&context.client, volume).await?;
+        crate::fault::point("secret-removed");
     }
     context.succeeded(&format!("backend/{name}"));
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
-    context.allocator.recount(&volume.spec.placement.pool).await?;
+    context.allocator.recount_soon(&volume.spec.placement.pool);
     Ok(Action::await_change())
 }
 

@@ -217,6 +217,7 @@ impl SeaweedFs {
                         ..new_directory(&spec.name)
                     };
                     if self.create(BUCKETS, entry, None).await? == Created::New {
+                        crate::fault::point("directory-made");
                         return Ok(false);
                     }
                     continue;
@@ -235,7 +236,10 @@ impl SeaweedFs {
             entry.extended.extend(missing);
             entry.quota = quota;
             match self.update_owned(entry, &spec.name, &spec.cluster_id).await {
-                Ok(()) => return Ok(raised),
+                Ok(()) => {
+                    crate::fault::point("quota-changed");
+                    return Ok(raised);
+                }
                 Err(error) if matches!(error.failure, Failure::Conflict | Failure::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -252,7 +256,10 @@ impl SeaweedFs {
                 found: "a file".to_owned(),
             }),
             None => match self.create(&directory, new_directory(DATA), None).await {
-                Ok(_) => Ok(()),
+                Ok(_) => {
+                    crate::fault::point("data-folder-made");
+                    Ok(())
+                }
                 // A full volume takes no folder either; its data folder was removed by its user.
                 Err(error) if error.failure == Failure::ReadOnly => Ok(()),
                 Err(error) => Err(error.into()),
@@ -349,10 +356,11 @@ impl SeaweedFs {
             self.endpoints().filer.http_url()
         );
         let refused = |words: String| CallError::from_words(Part::Filer, "hand out filer.conf", &words);
-        let answer = self
-            .inner
-            .http
-            .get(url)
+        let mut request = self.inner.http.get(url);
+        if let Some(token) = self.inner.security.own_read_token(SystemTime::now()) {
+            request = request.bearer_auth(token);
+        }
+        let answer = request
             .send()
             .await
             .map_err(|error| refused(error.without_url().to_string()))?;
