@@ -216,10 +216,8 @@ const IN_USE: &[InUse] = &[
                 .spawn()?;
             let mut line = String::new();
             BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
-            let held = Held {
-                child: Some(child),
-                ..Held::default()
-            };
+            let mut held = Held::default();
+            held.child = Some(child);
             ensure!(line == "ready\n", "unshare: {line:?}");
             Ok(held)
         }),
@@ -368,7 +366,7 @@ async fn a_pool_that_would_take_every_drive_takes_the_blank_one_only() -> Result
         })?;
         cluster.attach("hidden", SIZE)?
     };
-    let small = cluster.attach("small", 100 * MIB)?;
+    let small = cluster.attach("small", 400 * MIB)?;
     let mut before = Vec::new();
     for (case, drive) in &drives {
         before.push((case.name, drive, checksum_of(drive)?));
@@ -416,7 +414,7 @@ async fn a_pool_that_would_take_every_drive_takes_the_blank_one_only() -> Result
     )
     .await?;
     // The agent refused what the controller could not see, and the member says so.
-    for (drive, says) in [(&hidden, "unknown data at byte"), (&small, "at least 512 MiB")] {
+    for (drive, says) in [(&hidden, "unknown data at byte"), (&small, "needs at least 512 MiB")] {
         eventually(Duration::from_secs(30), says, || async {
             let members = cluster.object("poolmembers").await?;
             let said: Vec<_> = list(&members, "/items").iter().map(complaints).collect();
