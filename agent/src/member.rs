@@ -12,17 +12,22 @@
 //! Channels: orders come in through [`Members::ensure`] and [`Members::release`] and go to one task for each
 //! member; what is seen goes out through [`Members::reports`], which stays silent while nothing changes.
 
+mod direct;
 mod expected;
 pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod held;
 #[cfg(test)]
 mod journey;
 mod judge;
 mod look;
 mod mark;
 mod mount;
+mod openers;
 mod partition;
+#[cfg(test)]
+mod pause;
 mod prepare;
 mod process;
 mod prove;

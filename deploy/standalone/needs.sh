@@ -35,6 +35,18 @@ install_packages() {
             want shellcheck shellcheck
             want procps ps
             want iproute2 ip
+            # Whose signatures the agent has to know.
+            want fdisk sfdisk
+            want btrfs-progs mkfs.btrfs
+            want dosfstools mkfs.vfat
+            want exfatprogs mkfs.exfat
+            want ntfs-3g mkntfs
+            want f2fs-tools mkfs.f2fs
+            want genisoimage genisoimage
+            want lvm2 pvcreate
+            want cryptsetup-bin cryptsetup
+            want bcache-tools make-bcache
+            want drbd-utils drbdmeta
             ;;
         esac
     done

@@ -136,7 +136,11 @@ impl Linux {
         let mut seen: BTreeSet<String> = nodes.iter().map(|node| node.name.clone()).collect();
         let mut queue: Vec<String> = seen.iter().cloned().collect();
         while let Some(below) = queue.pop() {
-            let above = match self.sys.holders(&below) {
+            let found = self.sys.holders(&below).and_then(|mut above| {
+                above.extend(self.sys.loops_over(&below)?);
+                Ok(above)
+            });
+            let above = match found {
                 Ok(above) => above,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -226,10 +230,14 @@ impl Linux {
                 .push(Fault::failed(Probe::Sysfs, &device.name, detail));
         }
         if device.transport == Transport::Loop {
-            let status = ioctl::loop_status(file.as_fd());
-            content.loop_inode = status
-                .ok()
-                .map(|s| format!("{}:{}", s.backing_device, s.backing_inode));
+            let status = ioctl::loop_status(file.as_fd()).ok();
+            content.loop_inode = status.map(|s| format!("{}:{}", s.backing_device, s.backing_inode));
+            let offset = status.map_or(0, |status| status.offset);
+            if let Some(trouble) = self.sys.loop_trouble(&device.name, offset, size) {
+                content
+                    .faults
+                    .push(Fault::failed(Probe::Sysfs, &device.name, trouble));
+            }
         }
         let findings = signatures::examine(&file, size);
         // The proof reads 33 MiB: not worth keeping in the page cache.

@@ -2,9 +2,11 @@
 //! or nothing at all.
 //!
 //! [`examine`] only reads, through anything that can be read at an offset: a device, a file, a descriptor that is
-//! already held exclusively, a slice. It never says "blank" of what it did not read: the first and the last 16 MiB,
-//! every place where a known format keeps its superblock or a copy of it, and 256 samples spread in between must be
-//! zero. Bytes that are neither zero nor known are reported as such. Malformed bytes are never an error.
+//! already held exclusively, a slice. For the picture it reads the first and the last 16 MiB, every place where a known
+//! format keeps its superblock or a copy of it, and 256 samples in between; for the proof before a write,
+//! [`examine_closely`] reads all of a device of up to 16 GiB, and much more of a larger one ([`Reading`]). What was not
+//! read is not spoken of. Bytes that are neither zero nor known are reported as such. Malformed bytes are never an
+//! error.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,18 +14,13 @@ use std::os::unix::fs::FileExt;
 
 use super::Mark;
 
+mod blank;
 mod magic;
 mod table;
 
+pub use blank::{EDGE_BYTES, Reading};
 pub use table::{Entry, Table, TableKind};
 
-/// Bytes at either end of the device that must be zero for it to be blank.
-pub const EDGE_BYTES: u64 = 16 << 20;
-/// Number of samples between the edges.
-const SAMPLES: u64 = 256;
-/// Size of a sample, and what its offset is a multiple of.
-const SAMPLE_BYTES: u64 = 4096;
-const CHUNK_BYTES: u64 = 1 << 20;
 /// Partitions that are looked into; a table that claims more is reported with its number.
 const MAX_PARTITIONS: usize = 128;
 
@@ -117,8 +114,17 @@ impl Findings {
     }
 }
 
-/// Reads what is on a device of `size` bytes. It never writes, and it reads at most about 40 MiB.
+/// Reads what is on a device of `size` bytes, at most about 40 MiB of it.
 pub fn examine<S: Source + ?Sized>(source: &S, size: u64) -> Findings {
+    examine_as(source, size, Reading::GLANCE)
+}
+
+/// Reads what is on a device of `size` bytes as closely as can be afforded once, before the first write.
+pub fn examine_closely<S: Source + ?Sized>(source: &S, size: u64) -> Findings {
+    examine_as(source, size, Reading::PROOF)
+}
+
+fn examine_as<S: Source + ?Sized>(source: &S, size: u64, reading: Reading) -> Findings {
     let mut findings = Findings {
         size_bytes: size,
         ..Findings::default()
@@ -148,7 +154,7 @@ pub fn examine<S: Source + ?Sized>(source: &S, size: u64) -> Findings {
     }
     findings.errors.extend(whole.into_errors());
     if findings.signatures.is_empty() && findings.table.is_none() {
-        match first_data(source, size) {
+        match blank::first_data(source, size, reading) {
             Ok(offset) => findings.unknown_data_at = offset,
             Err(error) => findings.errors.push(error),
         }
@@ -173,62 +179,6 @@ pub(crate) fn gpt<S: Source + ?Sized>(source: &S, size: u64, block: u64) -> io::
         Some(error) if !right => Err(io::Error::other(error)),
         _ => Ok(table),
     }
-}
-
-/// Offset of the first non-zero byte among those that the proof of blankness reads.
-fn first_data<S: Source + ?Sized>(source: &S, size: u64) -> Result<Option<u64>, String> {
-    let mut buf = vec![0_u8; CHUNK_BYTES as usize];
-    let mut probe = |offset: u64, length: u64| -> Result<Option<u64>, String> {
-        let part = buf.get_mut(..length as usize).unwrap_or_default();
-        source
-            .read_exact_at(offset, part)
-            .map_err(|error| format!("reading {length} bytes at byte {offset}: {error}"))?;
-        Ok(first_nonzero(part).map(|at| offset + at as u64))
-    };
-    let head_end = EDGE_BYTES.min(size);
-    let tail_start = size.saturating_sub(EDGE_BYTES).max(head_end);
-    for (start, end) in [(0, head_end), (tail_start, size)] {
-        let mut at = start;
-        while at < end {
-            let length = CHUNK_BYTES.min(end - at);
-            if let Some(found) = probe(at, length)? {
-                return Ok(Some(found));
-            }
-            at += length;
-        }
-    }
-    for at in sample_offsets(head_end, tail_start) {
-        if let Some(found) = probe(at, SAMPLE_BYTES)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-/// Offsets of the samples in `start..end`, aligned, evenly spread, all within it.
-fn sample_offsets(start: u64, end: u64) -> impl Iterator<Item = u64> {
-    let room = end.saturating_sub(start) / SAMPLE_BYTES;
-    let count = SAMPLES.min(room);
-    let first = start.div_ceil(SAMPLE_BYTES);
-    (0..count)
-        .map(move |n| {
-            // In the middle of each of `count` equal stretches; u128 because of exabyte devices.
-            let block = (u128::from(room) * u128::from(2 * n + 1) / u128::from(2 * count)) as u64;
-            (first + block) * SAMPLE_BYTES
-        })
-        .filter(move |at| at + SAMPLE_BYTES <= end)
-}
-
-fn first_nonzero(bytes: &[u8]) -> Option<usize> {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    // Stretch by stretch, because comparing slices is fast: this runs over 32 MiB.
-    let zero = |chunk: &&[u8]| ZEROS.get(..chunk.len()) == Some(*chunk);
-    let clean = bytes.chunks(ZEROS.len()).take_while(zero).map(<[u8]>::len).sum();
-    bytes
-        .get(clean..)?
-        .iter()
-        .position(|byte| *byte != 0)
-        .map(|at| clean + at)
 }
 
 /// A stretch of a source: the whole device or one partition. Reading outside of it answers nothing; a read that

@@ -15,15 +15,19 @@ const NO_DRIVES: &[&str] = &[
     "ublkb",
 ];
 
+mod loops;
+
 /// `/sys` of one machine.
 #[derive(Debug, Clone)]
 pub(super) struct Sysfs {
+    host: PathBuf,
     root: PathBuf,
 }
 
 impl Sysfs {
     pub(super) fn new(host_root: &Path) -> Self {
         Self {
+            host: host_root.to_owned(),
             root: host_root.join("sys"),
         }
     }
@@ -58,12 +62,6 @@ impl Sysfs {
             return false;
         }
         !name.starts_with("loop") || self.loop_file(name).is_some_and(|file| lies_under(&file, loops))
-    }
-
-    /// The backing file of an attached loop device, if it still has a name.
-    pub(super) fn loop_file(&self, name: &str) -> Option<String> {
-        self.attr(name, "loop/backing_file")
-            .filter(|file| !file.ends_with(" (deleted)"))
     }
 
     /// One attribute of a block device (whole or partition), trimmed; none where it is missing or empty.
@@ -132,6 +130,9 @@ impl Sysfs {
         if let Some(level) = self.attr(name, "md/level") {
             return format!("MD array {name} ({level})");
         }
+        if name.starts_with("loop") {
+            return format!("loop device {name}");
+        }
         if name.starts_with("bcache") {
             return format!("bcache device {name}");
         }
@@ -146,7 +147,12 @@ impl Sysfs {
     }
 
     fn descend(&self, name: &str, depth: u32, found: &mut BTreeSet<String>) {
-        let slaves = children(&self.class(name).join("slaves"));
+        let mut slaves = children(&self.class(name).join("slaves"));
+        if name.starts_with("loop") {
+            // One that is laid over a device, which the kernel does not tell.
+            let file = self.loop_file(name).unwrap_or_default();
+            slaves.extend(file.strip_prefix("/dev/").map(|device| device.replace('/', "!")));
+        }
         if depth < 16 && !slaves.is_empty() {
             for slave in slaves {
                 self.descend(&slave, depth + 1, found);

@@ -7,6 +7,9 @@
 
 /// Every point there is, in the order in which taking, serving and releasing a drive passes them.
 pub const POINTS: &[&str] = &[
+    "member-looked",
+    "member-opened",
+    "member-examined",
     "member-proven",
     "member-spec-written",
     "member-mark-backup-written",
@@ -46,15 +49,35 @@ pub fn point(name: &str) {
         POINTS.contains(&name) || SESSION_POINTS.contains(&name),
         "a fault point that the tests cannot enumerate: {name}"
     );
+    #[cfg(test)]
+    super::pause::at(name);
     if armed::is_due(name) {
         std::process::abort();
     }
 }
 
-/// Nothing: this build has no fault points.
+/// Nothing: this build has no fault points (but in unit tests, which pause at them).
 #[cfg(not(feature = "fault-points"))]
 #[inline(always)]
-pub fn point(_name: &str) {}
+pub fn point(_name: &str) {
+    #[cfg(test)]
+    super::pause::at(_name);
+}
+
+/// The points between the plan and the first byte that is written to the drive.
+#[cfg(test)]
+pub(super) fn before_the_first_write() -> impl Iterator<Item = &'static str> {
+    let first = |name: &&&str| **name != "member-mark-backup-written";
+    POINTS.iter().take_while(first).copied()
+}
+
+/// The points between the first write and the mounted file system.
+#[cfg(test)]
+pub(super) fn until_it_is_mounted() -> impl Iterator<Item = &'static str> {
+    let first = |name: &&&str| **name != "member-mark-backup-written";
+    let mounted = |name: &&&str| **name != "member-mounted";
+    POINTS.iter().skip_while(first).take_while(mounted).copied()
+}
 
 /// Says on standard error that this build is for tests; where the environment asks for it, prints the points with
 /// what a whole instance does when it passes them, and ends.

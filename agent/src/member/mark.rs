@@ -5,10 +5,9 @@
 //! This module writes sectors of such an image and never anything else.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
 use gpt::disk::LogicalBlockSize;
 use gpt::partition_types::{OperatingSystem, Type};
@@ -17,6 +16,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::MemberId;
+use super::direct::Direct;
 use crate::hardware::signatures::{self, Source};
 
 /// Alignment of the partition's start and end, bytes.
@@ -173,9 +173,11 @@ impl MarkImage {
 
     /// Reads the image back past the page cache and compares every block.
     pub fn check(&self, drive: &File) -> Result<(), MarkError> {
-        let again = reopen_direct(drive)?;
+        let again = Direct::of(drive)?;
         for (block, bytes) in &self.blocks {
-            if read_aligned(&again, block * self.geometry.block, bytes.len())? != *bytes {
+            let mut there = vec![0; bytes.len()];
+            again.read_exact_at(block * self.geometry.block, &mut there)?;
+            if there != *bytes {
                 return Err(MarkError::ReadBack(*block));
             }
         }
@@ -189,25 +191,25 @@ impl MarkImage {
     }
 
     /// The drive as it would look without this image: what a crash of our own writing left reads as zeros.
-    pub fn hide_from<'a>(&'a self, drive: &'a File) -> WithoutMark<'a> {
+    pub fn hide_from<'a, S: Source>(&'a self, drive: &'a S) -> WithoutMark<'a, S> {
         WithoutMark { image: self, drive }
     }
 }
 
 /// A drive on which every block that is exactly the image's is taken for zeros; any other byte stays visible.
-pub(super) struct WithoutMark<'a> {
+pub(super) struct WithoutMark<'a, S> {
     image: &'a MarkImage,
-    drive: &'a File,
+    drive: &'a S,
 }
 
-impl Source for WithoutMark<'_> {
+impl<S: Source> Source for WithoutMark<'_, S> {
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let size = self.image.geometry.block;
-        FileExt::read_exact_at(self.drive, buffer, offset)?;
+        self.drive.read_exact_at(offset, buffer)?;
         let end = offset + buffer.len() as u64;
         for (block, bytes) in self.image.blocks.range(offset / size..end.div_ceil(size)) {
             let mut there = vec![0; bytes.len()];
-            FileExt::read_exact_at(self.drive, &mut there, block * size)?;
+            self.drive.read_exact_at(block * size, &mut there)?;
             if there != *bytes {
                 continue;
             }
@@ -294,43 +296,6 @@ fn member_type(guid: &str) -> Type {
 
 fn block_size(geometry: Geometry) -> Result<LogicalBlockSize, MarkError> {
     LogicalBlockSize::try_from(geometry.block).map_err(|_| MarkError::BlockSize(geometry.block))
-}
-
-/// The same device once more, read-only and past the page cache.
-fn reopen_direct(drive: &File) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", drive.as_raw_fd());
-    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-    let again = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if again.metadata()?.rdev() == drive.metadata()?.rdev() {
-        Ok(again)
-    } else {
-        Err(io::Error::other("the device was exchanged while it was open"))
-    }
-}
-
-/// Reads through a buffer whose address, offset and length suit direct I/O on any drive.
-fn read_aligned(drive: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    const PAGE: usize = 4096;
-    let start = offset / PAGE as u64 * PAGE as u64;
-    let skip = usize::try_from(offset - start).map_err(io::Error::other)?;
-    let span = (skip + length).div_ceil(PAGE) * PAGE;
-    let mut buffer = vec![0u8; span + PAGE];
-    let shift = buffer.as_ptr().align_offset(PAGE);
-    let aligned = buffer
-        .get_mut(shift..shift + span)
-        .ok_or_else(|| io::Error::other("no aligned buffer"))?;
-    let mut filled = 0;
-    while filled < skip + length {
-        let rest = aligned.get_mut(filled..).unwrap_or_default();
-        match drive.read_at(rest, start + filled as u64)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
-        }
-    }
-    aligned
-        .get(skip..skip + length)
-        .map(<[u8]>::to_vec)
-        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// A drive in memory: reads what is below (nothing: zeros), keeps what is written for itself.

@@ -180,11 +180,12 @@ pub(super) fn announce(config: &MemberConfig, disk: &str) {
     }
 }
 
-struct Known {
+/// A partition as `/sys` shows it.
+pub(super) struct Known {
     name: String,
-    number: (u32, u32),
-    start: u64,
-    length: u64,
+    pub number: (u32, u32),
+    pub start: u64,
+    pub length: u64,
 }
 
 fn sysfs(config: &MemberConfig, number: (u32, u32)) -> PathBuf {
@@ -211,6 +212,29 @@ pub(super) fn is_partition(config: &MemberConfig, number: (u32, u32)) -> bool {
 /// Whether the kernel still has this device.
 pub(super) fn exists(config: &MemberConfig, number: (u32, u32)) -> bool {
     sysfs(config, number).exists()
+}
+
+/// What the kernel counted of writes to a whole device: sectors written, and sectors discarded. They move whoever it was
+/// that wrote, by whatever path on this node; only with `queue/iostats` switched off they stand still. (Requests are not
+/// counted: a flush is one of them and changes nothing.)
+pub(super) type WriteCounters = [u64; 2];
+
+/// The counters as they are now. What others wrote and the kernel still holds back is counted only when it reaches the
+/// device: sync it before.
+pub(super) fn write_counters(config: &MemberConfig, disk: (u32, u32)) -> io::Result<WriteCounters> {
+    let stat = fs::read_to_string(sysfs(config, disk).join("stat"))?;
+    let fields: Vec<u64> = stat
+        .split_whitespace()
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    let field = |index: usize| {
+        fields
+            .get(index)
+            .copied()
+            .ok_or_else(|| io::Error::other("the kernel counts no writes"))
+    };
+    // Kernels before 4.18 count no discards.
+    Ok([field(6)?, field(13).unwrap_or(0)])
 }
 
 /// Devices above this one.
@@ -243,7 +267,8 @@ pub(super) fn node_of(config: &MemberConfig, number: (u32, u32)) -> io::Result<P
     }
 }
 
-fn known(config: &MemberConfig, disk: (u32, u32)) -> io::Result<Option<Known>> {
+/// The member's partition as the kernel has it below this disk.
+pub(super) fn known(config: &MemberConfig, disk: (u32, u32)) -> io::Result<Option<Known>> {
     for name in children(config, disk)? {
         let folder = sysfs(config, disk).join(&name);
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());

@@ -4,10 +4,11 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::held::Held;
 use super::mark::{self, MarkImage};
 use super::mount::{self, Identity};
 use super::partition::{self, PartitionError, Place};
@@ -16,6 +17,7 @@ use super::prove::Proof;
 use super::store::{Journal, MemberSpec, Phase, StoreError};
 use super::supervise::Context;
 use super::{EnsureMember, FileSystem, MemberError, expected, fault};
+use crate::hardware::Depth;
 use crate::hardware::signatures::examine;
 use crate::inventory::Inventory;
 
@@ -41,7 +43,9 @@ pub(super) fn prepare(
         Some(spec) if spec.journal.phase == Phase::Formatting => {
             let spec = update(context, spec, order)?;
             let place = find_marked(context, inventory, order)?.ok_or_else(|| missing(order))?;
-            format(context, spec, &place)
+            let held = Held::found(&context.config, &place)?;
+            is_planned(context, order, &place)?;
+            format(context, spec, &place, &held)
         }
         Some(spec) => take(context, inventory, Some(spec), order),
         None => match find_marked(context, inventory, order)? {
@@ -178,6 +182,15 @@ fn take(
     fault::point("member-proven");
     save(context, &spec)?;
     fault::point("member-spec-written");
+    if let Err(error) = proof.still_stands(&proven) {
+        // Nothing was written: it is as if the order had never come.
+        if known.is_none()
+            && let Err(error) = context.store.remove(order.member_id)
+        {
+            tracing::warn!(member = %order.member_id, %error, "the record of a refused order stays");
+        }
+        return Err(error);
+    }
     write_mark(&proven.drive.file, &proven.image)
         .map_err(|error| MemberError::transient("MarkNotWritten", format!("{}: {error}", proven.name)))?;
     let found = mark::read(&proven.drive.file, proven.drive.geometry)
@@ -189,12 +202,40 @@ fn take(
         })?;
     let place = partition::attach(&context.config, &proven.name, &proven.drive, found)
         .map_err(|error| MemberError::transient("PartitionMissing", error.to_string()))?;
+    let held = Held::marked(&context.config, &proven)?;
     drop(proven);
     fault::point("member-partition-added");
+    held.is_untouched(&context.config, &place)?;
     spec.journal.phase = Phase::Formatting;
     save(context, &spec)?;
     fault::point("member-formatting-recorded");
-    format(context, spec, &place)
+    if let Err(error) = held.is_untouched(&context.config, &place) {
+        // The next attempt has to prove once more that nothing but the mark is there.
+        spec.journal.phase = Phase::Marking;
+        save(context, &spec)?;
+        return Err(error);
+    }
+    format(context, spec, &place, &held)
+}
+
+/// A drive that carries the mark of an unfinished member, and on which a file system is about to be made, has to be
+/// the drive of the plan too: marks can be copied.
+fn is_planned(context: &Context, order: &EnsureMember, place: &Place) -> Result<(), MemberError> {
+    let around = context.hardware.surroundings();
+    let seen = context
+        .hardware
+        .probe(&place.disk, &around, Depth::default(), Instant::now())
+        .ok_or_else(|| missing(order))?;
+    match expected::differing_evidence(&seen.evidence, &order.drive.evidence) {
+        None => Ok(()),
+        Some(what) => Err(MemberError::refused(
+            "DriveChanged",
+            format!(
+                "{} carries the mark of member {} and is not drive {}: {what}; no file system was made; detach the copy",
+                place.disk, order.member_id, order.drive.drive_id
+            ),
+        )),
+    }
 }
 
 fn write_mark(drive: &std::fs::File, image: &MarkImage) -> Result<(), mark::MarkError> {
@@ -220,7 +261,15 @@ fn fresh_journal(file_system: FileSystem) -> Journal {
 
 /// Makes the file system and says in it whose it is. Only ever called while the journal says `Formatting`: so
 /// there is no data, and what is found there is what an interrupted run of this very function left.
-fn format(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<MemberSpec, MemberError> {
+///
+/// The drive is held open all the while: `mkfs` and `mount` go by the partition's path, and it leads to this drive as
+/// long as the drive is held.
+fn format(
+    context: &Context,
+    mut spec: MemberSpec,
+    place: &Place,
+    held: &Held,
+) -> Result<MemberSpec, MemberError> {
     let mount_point = context.config.mount_point(spec.order.member_id);
     let failed = |what: &str, error: std::io::Error| {
         MemberError::transient(
@@ -229,8 +278,10 @@ fn format(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<Memb
         )
     };
     mount::unmount(&mount_point, false, PATIENCE).map_err(|error| failed("unmounting", error))?;
+    held.is(&context.config, place)?;
     make_file_system(&spec.journal, place)?;
     fault::point("member-formatted");
+    held.is(&context.config, place)?;
     mount::mount(place, &mount_point, spec.journal.file_system).map_err(|error| failed("mounting", error))?;
     fault::point("member-mounted");
     mount::write_identity(&mount_point, &Identity::of(&spec.order))
@@ -246,14 +297,20 @@ fn format(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<Memb
 fn make_file_system(journal: &Journal, place: &Place) -> Result<(), MemberError> {
     let again = may_format(journal, place)?;
     let uuid = journal.filesystem_uuid.hyphenated().to_string();
+    // Nothing is discarded: the drive reads as zeros already, and what the proof did not read of a large one is not
+    // wiped with one stroke.
     let (program, mut arguments) = match journal.file_system {
         FileSystem::Xfs => (
             "mkfs.xfs",
-            vec!["-q".to_owned(), "-m".to_owned(), format!("uuid={uuid}")],
+            ["-q", "-K", "-m", &format!("uuid={uuid}")]
+                .map(str::to_owned)
+                .to_vec(),
         ),
         FileSystem::Ext4 => (
             "mkfs.ext4",
-            ["-q", "-m", "0", "-U", &uuid].map(str::to_owned).to_vec(),
+            ["-q", "-E", "nodiscard", "-m", "0", "-U", &uuid]
+                .map(str::to_owned)
+                .to_vec(),
         ),
     };
     if again {

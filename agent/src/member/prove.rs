@@ -3,6 +3,14 @@
 //! Everything is asked of one descriptor that was opened exclusively, or of the kernel about the device number
 //! behind that descriptor; the path is only how the descriptor was come by. Nothing is written here, and whatever
 //! cannot be proven is a refusal.
+//!
+//! The drive is read past the page cache, and as closely as [`Reading::PROOF`] says. That takes time, and an exclusive
+//! open keeps out mounts, swap and RAID, but not a program that opens plainly: so the kernel's count of writes is taken
+//! before the reading and compared in the last moment before the first write ([`Proof::still_stands`]): whatever was
+//! written meanwhile, and wherever, is noticed. What remains is the moment between that comparison and the first write,
+//! and writes that reach the medium past this node (the other port of a shared drive).
+//!
+//! [`Reading::PROOF`]: crate::hardware::signatures::Reading::PROOF
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,12 +18,13 @@ use std::time::Instant;
 
 use rustix::fs::OFlags;
 
-use super::expected::{differing_evidence, disagreement};
+use super::direct::Direct;
+use super::expected::disagreement;
 use super::mark::{Geometry, MarkError, MarkImage};
-use super::partition::{self, OpenDrive, PartitionError};
-use super::{EnsureMember, FileSystem, MemberConfig, MemberError};
-use crate::hardware::signatures::{Findings, examine};
-use crate::hardware::{Depth, Device, Hardware, HolderKind, Zoned, ioctl};
+use super::partition::{self, OpenDrive, PartitionError, WriteCounters};
+use super::{EnsureMember, FileSystem, MemberConfig, MemberError, fault, openers};
+use crate::hardware::signatures::{Findings, examine, examine_closely};
+use crate::hardware::{Depth, Device, FaultKind, Hardware, HolderKind, Probe, Zoned, ioctl};
 
 /// Room that `mkfs.xfs` insists on (300 MiB), and the mark and some data.
 const SMALLEST_XFS: u64 = 512 << 20;
@@ -27,6 +36,8 @@ pub(super) struct ProvenDrive {
     pub drive: OpenDrive,
     pub name: String,
     pub image: MarkImage,
+    /// What the kernel had counted before the drive was read.
+    written: WriteCounters,
 }
 
 /// What has to be proven, and with what.
@@ -38,6 +49,15 @@ pub(super) struct Proof<'a> {
     pub resuming: bool,
 }
 
+/// How much of a drive is read, and who holds it meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Before it is opened.
+    First,
+    /// While we hold it exclusively ourselves.
+    Held,
+}
+
 impl Proof<'_> {
     /// Proves the drive of that kernel name to be the one that is meant, and blank.
     pub fn prove(
@@ -47,7 +67,8 @@ impl Proof<'_> {
     ) -> Result<ProvenDrive, MemberError> {
         let seen = self.look(name)?;
         fits(&seen, self.order.file_system)?;
-        self.is_free(&seen)?;
+        self.is_free(&seen, Look::First)?;
+        fault::point("member-looked");
         let drive = self.open_exclusively(name)?;
         self.is_same(&seen, &drive)?;
         let image = image(drive.geometry).map_err(|error| {
@@ -56,16 +77,36 @@ impl Proof<'_> {
                 format!("{name} cannot carry a mark: {error}; nothing was written"),
             )
         })?;
-        self.is_whole(name, &drive)?;
-        self.is_blank(name, &drive, &image)?;
-        // Once more, now that nobody else can take it.
-        let again = self.look(name)?;
-        self.is_same(&again, &drive)?;
-        Ok(ProvenDrive {
+        let written = self.count_writes(name, &drive)?;
+        let proven = ProvenDrive {
             drive,
             name: name.to_owned(),
             image,
-        })
+            written,
+        };
+        fault::point("member-opened");
+        self.is_whole(name, &proven.drive)?;
+        self.is_blank(&proven, Look::First)?;
+        fault::point("member-examined");
+        // Once more, now that nobody else can take it.
+        self.still_stands(&proven)?;
+        Ok(proven)
+    }
+
+    /// The proof still stands: to be asked directly before the first write.
+    pub fn still_stands(&self, proven: &ProvenDrive) -> Result<(), MemberError> {
+        let ProvenDrive { drive, name, .. } = proven;
+        let seen = self.look(name)?;
+        self.is_same(&seen, drive)?;
+        fits(&seen, self.order.file_system)?;
+        self.is_free(&seen, Look::Held)?;
+        self.is_whole(name, drive)?;
+        self.is_open_nowhere_else(name, drive)?;
+        self.is_blank(proven, Look::Held)?;
+        if self.count_writes(name, drive)? != proven.written {
+            return Err(changed(name, "somebody wrote to it"));
+        }
+        Ok(())
     }
 
     /// The drive as it is at this moment, and that it is the one in the plan.
@@ -81,30 +122,50 @@ impl Proof<'_> {
             .ok_or_else(|| {
                 MemberError::transient(
                     "DriveMissing",
-                    format!("{name} went away; attach the drive again"),
+                    format!("{name} went away; attach the drive again; nothing was written"),
                 )
             })?;
         let expected = &self.order.drive;
-        match disagreement(&seen, expected).or_else(|| differing_evidence(&seen.evidence, &expected.evidence))
-        {
-            Some(what) => Err(MemberError::transient(
+        if let Some(what) = disagreement(&seen, expected) {
+            return Err(MemberError::transient(
                 "DriveChanged",
                 format!(
                     "{name} is not drive {} any more: {what}; nothing was written",
                     expected.drive_id
                 ),
-            )),
-            None => Ok(seen),
+            ));
         }
+        // A fact that is missing is not a good one.
+        let unseen = |fault: &&crate::hardware::Fault| {
+            let probes = [
+                Probe::Sysfs,
+                Probe::Signatures,
+                Probe::Mounts,
+                Probe::Swaps,
+                Probe::Holders,
+            ];
+            fault.kind == FaultKind::Failed && probes.contains(&fault.probe)
+        };
+        let unseen: Vec<_> = around.faults.iter().chain(&seen.faults).filter(unseen).collect();
+        if let Some(first) = unseen.first() {
+            return Err(MemberError::transient(
+                "DriveUnreadable",
+                format!(
+                    "what is on {name} cannot be known: {}; nothing was written",
+                    first.detail
+                ),
+            ));
+        }
+        Ok(seen)
     }
 
     /// Nothing that the last probe saw on it or above it.
-    fn is_free(&self, seen: &Device) -> Result<(), MemberError> {
-        let in_use = |kind| {
-            matches!(
-                kind,
-                HolderKind::Mount | HolderKind::Swap | HolderKind::Device | HolderKind::Exclusive
-            )
+    fn is_free(&self, seen: &Device, look: Look) -> Result<(), MemberError> {
+        let in_use = |kind| match kind {
+            HolderKind::Mount | HolderKind::Swap | HolderKind::Device => true,
+            // That is us.
+            HolderKind::Exclusive => look == Look::First,
+            _ => false,
         };
         let named = |wanted: &dyn Fn(HolderKind) -> bool| {
             let all = seen.usage.holders.iter().filter(|holder| wanted(holder.kind));
@@ -119,14 +180,15 @@ impl Proof<'_> {
                 format!("{} is in use: {using}; nothing was written", seen.name),
             ));
         }
-        let there = named(&|kind| !in_use(kind));
-        if !self.resuming && (!there.is_empty() || seen.usage.blank != Some(true)) {
-            let there = if there.is_empty() {
-                "it could not be proven to be blank".to_owned()
-            } else {
-                there
-            };
+        if self.resuming {
+            return Ok(());
+        }
+        let there = named(&|kind| !in_use(kind) && kind != HolderKind::Exclusive);
+        if !there.is_empty() {
             return Err(not_blank(&seen.name, &there));
+        }
+        if look == Look::First && seen.usage.blank != Some(true) {
+            return Err(not_blank(&seen.name, "it could not be proven to be blank"));
         }
         Ok(())
     }
@@ -152,13 +214,7 @@ impl Proof<'_> {
         } else {
             return Ok(());
         };
-        Err(MemberError::transient(
-            "DriveChanged",
-            format!(
-                "{} changed while it was looked at: {what}; nothing was written",
-                seen.name
-            ),
-        ))
+        Err(changed(&seen.name, what))
     }
 
     /// It is a whole drive, has no partitions (or just the one whose mark is being written), and nothing is on it.
@@ -189,19 +245,51 @@ impl Proof<'_> {
         Ok(())
     }
 
-    /// What is on it, read through the descriptor that will write.
-    fn is_blank(&self, name: &str, drive: &OpenDrive, image: &MarkImage) -> Result<(), MemberError> {
+    /// What is on it: the device behind the descriptor that will write, read past the page cache; the first time
+    /// closely, then where somebody who just took it would leave his signs.
+    fn is_blank(&self, proven: &ProvenDrive, look: Look) -> Result<(), MemberError> {
+        let ProvenDrive {
+            drive, name, image, ..
+        } = proven;
         let size = drive.geometry.size;
-        let found: Findings = if self.resuming {
-            examine(&image.hide_from(&drive.file), size)
-        } else {
-            examine(&drive.file, size)
+        let direct = Direct::of(&drive.file).map_err(|error| unreadable(name, &error))?;
+        let found: Findings = match (look, self.resuming) {
+            (Look::First, false) => examine_closely(&direct, size),
+            (Look::First, true) => examine_closely(&image.hide_from(&direct), size),
+            (Look::Held, false) => examine(&direct, size),
+            (Look::Held, true) => examine(&image.hide_from(&direct), size),
         };
-        if found.blank() == Some(true) {
-            Ok(())
-        } else {
-            Err(not_blank(name, &found.summary()))
+        match found.blank() {
+            Some(true) => Ok(()),
+            Some(false) => Err(not_blank(name, &found.summary())),
+            None if ioctl::size_bytes(drive.file.as_fd()).ok() != Some(size) => {
+                Err(changed(name, "its size is another"))
+            }
+            None => {
+                // Why it cannot be read: it may have changed.
+                self.look(name)?;
+                let first = found.errors.first().map_or("", String::as_str);
+                Err(unreadable(name, &first))
+            }
         }
+    }
+
+    /// Has the kernel write out what others left with it, and answers what it has counted since.
+    fn count_writes(&self, name: &str, drive: &OpenDrive) -> Result<WriteCounters, MemberError> {
+        drive.file.sync_all().map_err(|error| unreadable(name, &error))?;
+        partition::write_counters(self.config, drive.number).map_err(|error| unreadable(name, &error))
+    }
+
+    /// No other program has it open, not even plainly.
+    fn is_open_nowhere_else(&self, name: &str, drive: &OpenDrive) -> Result<(), MemberError> {
+        let others = openers::others(self.config, drive.number).map_err(|error| unreadable(name, &error))?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(MemberError::transient(
+            "InUse",
+            format!("{name} is open in {}; nothing was written", others.join(", ")),
+        ))
     }
 }
 
@@ -231,6 +319,20 @@ fn fits(seen: &Device, file_system: FileSystem) -> Result<(), MemberError> {
         reason,
         format!("{} cannot be taken: {why}; nothing was written", seen.name),
     ))
+}
+
+fn changed(name: &str, what: &str) -> MemberError {
+    MemberError::transient(
+        "DriveChanged",
+        format!("{name} changed while it was looked at: {what}; nothing was written"),
+    )
+}
+
+fn unreadable(name: &str, error: &dyn std::fmt::Display) -> MemberError {
+    MemberError::transient(
+        "DriveUnreadable",
+        format!("{name} does not answer: {error}; nothing was written"),
+    )
 }
 
 fn not_blank(name: &str, what: &str) -> MemberError {

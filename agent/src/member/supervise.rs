@@ -16,7 +16,7 @@ use super::process::Running;
 use super::store::{MemberSpec, Phase, Store};
 use super::worker::Worker;
 use super::{
-    EnsureMember, MemberConfig, MemberError, MemberId, MemberReport, MemberReports, MemberState, mount,
+    EnsureMember, MemberConfig, MemberError, MemberId, MemberReport, MemberReports, MemberState, held, mount,
     partition, prepare, release,
 };
 use crate::hardware::Hardware;
@@ -250,11 +250,11 @@ impl Supervisor {
             Verdict::Mount(place) => {
                 self.stop_process().await;
                 let config = self.context.config.clone();
-                let file_system = spec.journal.file_system;
+                let (file_system, uuid) = (spec.journal.file_system, spec.journal.filesystem_uuid);
                 let mounted = self
                     .worker
                     .run(LOOK_LIMIT, move || {
-                        mount::mount(&place, &config.mount_point(id), file_system)
+                        held::mount_again(&config, &place, &config.mount_point(id), file_system, uuid)
                     })
                     .await;
                 match mounted {

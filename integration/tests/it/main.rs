@@ -18,6 +18,7 @@ mod first_request;
 mod first_steps;
 mod full_disk;
 mod hotplug;
+mod in_use;
 mod journey;
 mod no_byte_twice;
 mod public_contract;

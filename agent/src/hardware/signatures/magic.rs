@@ -12,6 +12,11 @@ const MIB: u64 = 1 << 20;
 /// Formats that are told by constant bytes at constant places, and no more is read from them.
 const CONSTANT: &[(u64, &[u8], &str)] = &[
     (0, b"bluestore block device\n", "Ceph BlueStore"),
+    // Since Squid, copies of the label lie at whole powers of ten GiB.
+    (1 << 30, b"bluestore block device\n", "Ceph BlueStore"),
+    (10 << 30, b"bluestore block device\n", "Ceph BlueStore"),
+    (100 << 30, b"bluestore block device\n", "Ceph BlueStore"),
+    (1000 << 30, b"bluestore block device\n", "Ceph BlueStore"),
     (0, b"SPDKBLOB", "SPDK blobstore (a Mayastor pool)"),
     (0, b"HM\x01\x00", "LVM1 physical volume"),
     (0, b"HM\x02\x00", "LVM1 physical volume"),
@@ -30,6 +35,11 @@ const CONSTANT: &[(u64, &[u8], &str)] = &[
     (54, b"FAT12   ", "FAT file system"),
     (54, b"FAT16   ", "FAT file system"),
     (82, b"FAT32   ", "FAT file system"),
+    // The copy of the boot sector, for sectors of 512 and of 4096 bytes.
+    (6 * 512 + 82, b"FAT32   ", "FAT file system"),
+    (6 * 4096 + 82, b"FAT32   ", "FAT file system"),
+    (12 * 512 + 3, b"EXFAT   ", "exFAT file system"),
+    (12 * 4096 + 3, b"EXFAT   ", "exFAT file system"),
     (516, b"!Stra0tis\x86\xff\x02^\x41rh", "Stratis pool member"),
     (1024, b"\xe2\xe1\xf5\xe0", "EROFS file system"),
     (1024, b"H+\0\x04", "HFS+ file system"),
@@ -71,6 +81,7 @@ pub(super) fn recognise<S: Source + ?Sized>(view: &View<'_, S>, partition: Optio
     }
     for probe in [
         ext,
+        ntfs_copy,
         xfs,
         btrfs,
         f2fs,
@@ -162,6 +173,17 @@ fn ext<S: Source + ?Sized>(view: &View<'_, S>, found: &mut Found) {
         };
         found.add(offset, description, view.uuid(offset + 0x68));
         return;
+    }
+}
+
+/// NTFS keeps a copy of its boot sector in the last sector of its volume; mkntfs gives it the whole device.
+fn ntfs_copy<S: Source + ?Sized>(view: &View<'_, S>, found: &mut Found) {
+    for block in [512, 4096] {
+        if let Some(at) = (view.length / block).checked_sub(1).map(|last| last * block)
+            && view.is(at + 3, b"NTFS    ")
+        {
+            found.add(at, "NTFS file system", None);
+        }
     }
 }
 

@@ -3,6 +3,7 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 
+use super::blank::sample_offsets;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -388,9 +389,18 @@ proptest! {
     }
 
     #[test]
-    fn samples_stay_between_the_edges(start in 0..u64::MAX / 2, length in 0..u64::MAX / 2) {
-        for at in sample_offsets(start, start + length) {
-            prop_assert!(at >= start && at + SAMPLE_BYTES <= start + length);
+    fn samples_stay_between_the_edges_and_no_long_stretch_is_without_one(
+        start in 0..u64::MAX / 2, length in 0..u64::MAX / 2
+    ) {
+        for reading in [Reading::GLANCE, Reading::PROOF] {
+            let offsets: Vec<_> = sample_offsets(start, start + length, reading).collect();
+            prop_assert!(offsets.iter().all(|at| *at >= start && at + reading.sample <= start + length));
+            prop_assert!(offsets.is_sorted());
+            // Two stretches, and what alignment takes.
+            let longest = length / reading.samples * 2 + 4 * reading.sample;
+            let ends = [start, start + length];
+            let gaps: Vec<_> = ends[..1].iter().chain(&offsets).zip(offsets.iter().chain(&ends[1..])).collect();
+            prop_assert!(gaps.iter().all(|(a, b)| *b - *a <= longest + reading.sample));
         }
     }
 }
@@ -398,10 +408,42 @@ proptest! {
 #[test]
 fn a_byte_in_a_sampled_block_is_seen() {
     let size = 1 << 40;
-    let offsets: Vec<_> = sample_offsets(EDGE_BYTES, size - EDGE_BYTES).collect();
-    assert!(offsets.len() as u64 >= SAMPLES - 1);
-    for at in offsets.iter().step_by(50) {
-        let findings = Sparse::new(size).with(at + 17, &[1]).examine();
-        assert_eq!(findings.unknown_data_at, Some(at + 17));
+    for reading in [Reading::GLANCE, Reading::PROOF] {
+        let offsets: Vec<_> = sample_offsets(reading.edge, size - reading.edge, reading).collect();
+        assert_eq!(offsets.len() as u64, reading.samples);
+        for at in offsets.iter().step_by(250) {
+            let findings = examine_as(&Sparse::new(size).with(at + 17, &[1]), size, reading);
+            assert_eq!(findings.unknown_data_at, Some(at + 17));
+        }
     }
+}
+
+#[test]
+fn data_in_one_piece_of_a_thousandth_of_a_large_device_is_always_found_by_the_proof() {
+    let size: u64 = 40 << 40;
+    let piece = vec![0xa5_u8; 1];
+    let ends: Vec<_> = sample_offsets(64 << 20, size - (64 << 20), Reading::PROOF).collect();
+    // The longest piece that lies between two samples.
+    let longest = ends
+        .windows(2)
+        .map(|pair| pair[1] - pair[0] - Reading::PROOF.sample)
+        .max()
+        .unwrap();
+    assert!(longest < size / 2000, "{longest}");
+    // And what lies between samples is not seen: the limit that the documentation names.
+    let hidden = ends[100] + Reading::PROOF.sample;
+    assert!(hidden < ends[101]);
+    let found = examine_closely(&Sparse::new(size).with(hidden, &piece), size);
+    assert_eq!(found.blank(), Some(true));
+}
+
+#[test]
+fn the_proof_reads_every_byte_of_a_small_device_and_the_glance_does_not() {
+    let size = 3 << 30;
+    let glance: Vec<_> = sample_offsets(EDGE_BYTES, size - EDGE_BYTES, Reading::GLANCE).collect();
+    let between = glance[7] + 4096;
+    assert!(between < glance[8]);
+    let device = Sparse::new(size).with(between, &[1]);
+    assert_eq!(device.examine().blank(), Some(true));
+    assert_eq!(examine_closely(&device, size).unknown_data_at, Some(between));
 }
