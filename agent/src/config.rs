@@ -71,6 +71,9 @@ pub struct Args {
     /// The storage program: a path, or a name to look for in PATH
     #[arg(long, global = true, env = "WEED", default_value = "weed")]
     pub weed: PathBuf,
+    /// Folder with the security.toml of the storage program; default: where it looks by itself
+    #[arg(long, global = true, env = "WEED_SECURITY", value_name = "DIR")]
+    pub weed_security: Option<PathBuf>,
     /// What to do; nothing: run
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -112,6 +115,8 @@ pub struct Config {
     pub simulate: Option<PathBuf>,
     /// The storage program.
     pub weed: PathBuf,
+    /// Folder with its security.toml.
+    pub weed_security: Option<PathBuf>,
 }
 
 /// A value that cannot be used.
@@ -177,6 +182,7 @@ impl Config {
             include_loop: args.include_loop,
             simulate: args.simulate,
             weed: args.weed,
+            weed_security: args.weed_security,
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             judge.wrong("--log-level", error.to_string());
@@ -185,6 +191,12 @@ impl Config {
         config.judge_files(&mut judge);
         if runs {
             config.judge_token(&mut judge);
+            if let Some(folder) = &config.weed_security {
+                judge.take(
+                    "--weed-security",
+                    readable(&folder.join("security.toml")).map(drop),
+                );
+            }
         }
         if judge.0.is_empty() {
             Ok(config)
@@ -337,6 +349,7 @@ mod tests {
             ("--include-loop", "/no/such/folder"),
             ("--simulate", "/no/such/file"),
             ("--ca-file", "/no/such/file"),
+            ("--weed-security", "/no/such/folder"),
             ("--join-token-file", "/no/such/file"),
             ("--log-level", "a=b=c"),
         ] {

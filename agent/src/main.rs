@@ -125,6 +125,7 @@ fn lock(config: &Config) -> anyhow::Result<File> {
 fn member_config(config: &Config) -> MemberConfig {
     MemberConfig {
         host_root: config.host_root.clone(),
+        weed_security: config.weed_security.clone(),
         ..MemberConfig::new(&config.data_dir, &config.weed)
     }
 }

@@ -14,6 +14,8 @@
 
 mod expected;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod journey;
 mod judge;
@@ -234,6 +236,8 @@ pub struct MemberConfig {
     pub host_root: PathBuf,
     /// The storage program: a path, or a name to look for in `PATH`.
     pub weed_program: PathBuf,
+    /// Folder of its `security.toml`; none: where it looks by itself.
+    pub weed_security: Option<PathBuf>,
     /// Time between two looks at a running member.
     pub check_interval: Duration,
 }
@@ -245,6 +249,7 @@ impl MemberConfig {
             data_dir: data_dir.into(),
             host_root: PathBuf::from("/"),
             weed_program: weed_program.into(),
+            weed_security: None,
             check_interval: Duration::from_secs(5),
         }
     }

@@ -10,7 +10,7 @@
 pub mod http;
 pub mod seaweedfs;
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -85,7 +85,7 @@ pub struct Handle {
 /// How a user reaches a volume. Keys are not part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// By plain HTTP or gRPC at the filer.
+    /// By HTTP at the filer: for reading, with the volume's own token.
     pub filer: Option<FilerAccess>,
     /// By S3, with the volume's own keys.
     pub s3: Option<S3Access>,
@@ -217,6 +217,15 @@ impl Backend {
     pub async fn ensure_identity(&self, volume: &str, credentials: &Credentials) -> Result<(), BackendError> {
         match self {
             Self::SeaweedFs(weed) => Ok(weed.ensure_identity(volume, credentials).await?),
+        }
+    }
+
+    /// A token for reading the volume through the filer, where one is asked for: `old` as long as it is good for a
+    /// while, else a new one.
+    #[must_use]
+    pub fn filer_token(&self, volume: &str, old: Option<&str>, now: SystemTime) -> Option<String> {
+        match self {
+            Self::SeaweedFs(weed) => weed.token(volume, old, now),
         }
     }
 

@@ -11,6 +11,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::seaweedfs::Security;
+
 /// Exit status for a wrong flag (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
@@ -41,6 +43,15 @@ pub enum Command {
         /// Data folder of the controller.
         #[arg(long, env = "DATA_DIR", default_value = "/var/lib/smart-storage")]
         data_dir: PathBuf,
+    },
+    /// Make (or complete) the certificates, keys and security.toml files of a SeaweedFS in a folder: core for master,
+    /// filer, S3 and shell; node for volume servers; mount for hosts that mount; controller for --seaweedfs-security.
+    SeaweedfsSecurity {
+        /// The folder.
+        dir: PathBuf,
+        /// A further DNS name or address of master and filer. This machine's own are in the certificate anyway.
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
     },
 }
 
@@ -80,6 +91,9 @@ pub struct Flags {
     /// Default S3 endpoint of SeaweedFS pools: a URL.
     #[arg(long, env = "SEAWEEDFS_S3", default_value = "http://127.0.0.1:8333")]
     pub seaweedfs_s3: String,
+    /// security.toml with the certificates and keys for SeaweedFS. Without it gRPC there is plain and the filer open.
+    #[arg(long, env = "SEAWEEDFS_SECURITY", value_name = "FILE")]
+    pub seaweedfs_security: Option<PathBuf>,
     /// Make a StorageNode for every agent that enrols.
     #[arg(long, env = "AUTO_DISCOVER", num_args = 0..=1, default_missing_value = "true", default_value = "false")]
     pub auto_discover: String,
@@ -140,6 +154,8 @@ pub struct SeaweedDefaults {
     pub filer: String,
     /// URL
     pub s3: String,
+    /// security.toml; none: everything is open.
+    pub security: Option<PathBuf>,
 }
 
 /// Why a configuration cannot be meant.
@@ -185,6 +201,7 @@ impl TryFrom<Flags> for Config {
                 master: weed_address("--seaweedfs-master", &flags.seaweedfs_master)?,
                 filer: weed_address("--seaweedfs-filer", &flags.seaweedfs_filer)?,
                 s3: url("--seaweedfs-s3", &flags.seaweedfs_s3)?,
+                security: security("--seaweedfs-security", flags.seaweedfs_security)?,
             },
             auto_discover: switch("--auto-discover", &flags.auto_discover)?,
             discover_interval: interval("--discover-interval", &flags.discover_interval)?,
@@ -276,6 +293,15 @@ fn url(flag: &'static str, text: &str) -> Result<String, ConfigError> {
     }
 }
 
+/// It is read again when it is used: here only so that a wrong one is said at the start.
+fn security(flag: &'static str, file: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    if let Some(file) = &file {
+        Security::load(file).map_err(|error| wrong(flag, error.to_string()))?;
+    }
+    Ok(file)
+}
+
 fn switch(flag: &'static str, text: &str) -> Result<bool, ConfigError> {
     match text {
         "true" | "1" | "yes" => Ok(true),
@@ -321,6 +347,7 @@ mod tests {
             ("--discover-interval", "soon"),
             ("--seaweedfs-master", "127.0.0.1:9333"),
             ("--seaweedfs-s3", "ftp://x"),
+            ("--seaweedfs-security", "/no/such/security.toml"),
             ("--auto-discover", "perhaps"),
         ] {
             let error = config(&["--standalone", &format!("{flag}={value}")]).unwrap_err();

@@ -1,12 +1,13 @@
-//! The controller's program: reads its configuration, then runs, or makes a join token.
+//! The controller's program: reads its configuration, then runs, or makes a join token or the
+//! keys of a SeaweedFS.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::SystemTime};
 
 use clap::Parser as _;
 use smart_storage_controller::{
     app,
     config::{Command, CommandLine, Config, EXIT_USAGE},
-    fault, telemetry,
+    fault, pki, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -23,11 +24,20 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    if let Some(Command::JoinToken { node, data_dir }) = line.command {
-        return match app::join_token(&data_dir, &node) {
-            Ok(token) => say(&token),
-            Err(error) => fail(&error.to_string(), 1),
-        };
+    match line.command {
+        Some(Command::JoinToken { node, data_dir }) => {
+            return match app::join_token(&data_dir, &node) {
+                Ok(token) => say(&token),
+                Err(error) => fail(&error.to_string(), 1),
+            };
+        }
+        Some(Command::SeaweedfsSecurity { dir, names }) => {
+            return match pki::seaweedfs::make(&dir, &names, SystemTime::now()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            };
+        }
+        None => {}
     }
     let config = match Config::try_from(line.flags) {
         Ok(config) => config,

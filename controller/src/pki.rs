@@ -6,6 +6,7 @@
 //! but into rustls.
 
 mod files;
+pub mod seaweedfs;
 
 use std::{
     fs::{self, File},

@@ -12,7 +12,7 @@ pub mod error;
 mod fields;
 mod fleet;
 mod listing;
-mod lookup;
+pub(crate) mod lookup;
 mod names;
 pub mod request;
 mod storage;
@@ -72,6 +72,10 @@ pub struct NewCredentials {
     pub endpoint: String,
     /// The bucket.
     pub bucket: String,
+    /// Bearer token for reading the volume through the filer's HTTP, good for twelve hours; missing where the filer
+    /// asks for none. One that was given before is good until its own end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filer_token: Option<String>,
 }
 
 impl std::fmt::Debug for NewCredentials {
@@ -117,6 +121,12 @@ pub trait Agents: Send + Sync {
     fn probe_now<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), AgentAway>>;
 }
 
+/// Which claim an id may stand for, known without reading them all. What it answers may be a moment old.
+pub trait ClaimFinder: Send + Sync {
+    /// Namespace and name.
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>>;
+}
+
 /// Whether this process can serve, as `/readyz` says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Health {
@@ -137,6 +147,8 @@ pub struct Parts {
     pub credentials: Arc<dyn CredentialRotation>,
     /// The agents' streams.
     pub agents: Arc<dyn Agents>,
+    /// The claims by their ids.
+    pub finder: Arc<dyn ClaimFinder>,
     /// The time, for the ids that are minted.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// How long the answer to a request waits for the first verdict on it, so that a Pending one says why.

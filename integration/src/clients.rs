@@ -7,6 +7,8 @@ use reqwest::{Client, Method, StatusCode, Url};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use serde_json::Value;
 
+use crate::tokens::Keys;
+
 const SIGNATURE_LIVES: Duration = Duration::from_secs(60);
 
 /// A status and the body as JSON (`Null` where there is none).
@@ -105,15 +107,57 @@ impl Rest {
 pub struct Filer {
     http: Client,
     base: String,
+    bearer: Bearer,
+}
+
+/// What a filer's client shows.
+#[derive(Debug, Clone)]
+enum Bearer {
+    /// Tokens of its own, signed with the instance's keys: for everything.
+    Keys(Keys),
+    /// A token that was given to it.
+    Token(String),
+    Nothing,
 }
 
 impl Filer {
-    /// `base` is `WEED_FILER_URL`.
+    /// `base` is `WEED_FILER_URL`; with the instance's keys everything is open.
     #[must_use]
-    pub fn new(http: Client, base: &str) -> Self {
+    pub fn new(http: Client, base: &str, keys: Keys) -> Self {
         Self {
             http,
             base: base.to_owned(),
+            bearer: Bearer::Keys(keys),
+        }
+    }
+
+    /// The same door with a claim's token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            bearer: Bearer::Token(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same door with nothing to show.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self {
+            bearer: Bearer::Nothing,
+            ..self.clone()
+        }
+    }
+
+    /// A request for a path (with its query), with the token that fits.
+    #[must_use]
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let reads = method == Method::GET || method == Method::HEAD;
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.bearer {
+            Bearer::Keys(keys) => request.bearer_auth(if reads { keys.reading() } else { keys.writing() }),
+            Bearer::Token(token) => request.bearer_auth(token),
+            Bearer::Nothing => request,
         }
     }
 
@@ -122,13 +166,8 @@ impl Filer {
     /// # Errors
     /// Nobody answers.
     pub async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<StatusCode> {
-        Ok(self
-            .http
-            .put(format!("{}{path}", self.base))
-            .body(bytes)
-            .send()
-            .await?
-            .status())
+        let request = self.request(Method::PUT, path).body(bytes);
+        Ok(request.send().await?.status())
     }
 
     /// Reads a file.
@@ -136,7 +175,7 @@ impl Filer {
     /// # Errors
     /// Nobody answers, or any other status than 200.
     pub async fn get(&self, path: &str) -> Result<Vec<u8>> {
-        let response = self.http.get(format!("{}{path}", self.base)).send().await?;
+        let response = self.request(Method::GET, path).send().await?;
         ensure!(
             response.status() == StatusCode::OK,
             "filer GET {path}: {}",
@@ -165,10 +204,9 @@ impl Filer {
     /// # Errors
     /// Nobody answers, or something that is no listing.
     pub async fn entries(&self, path: &str) -> Result<Vec<Value>> {
-        let url = format!("{}{}/?limit=100000", self.base, path.trim_end_matches('/'));
+        let path = format!("{}/?limit=100000", path.trim_end_matches('/'));
         let response = self
-            .http
-            .get(url)
+            .request(Method::GET, &path)
             .header("Accept", "application/json")
             .send()
             .await?;

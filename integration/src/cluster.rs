@@ -29,6 +29,7 @@ use crate::{
     clients::{Filer, Rest, S3},
     drives::{LoopDrive, run},
     eventually::eventually,
+    tokens::Keys,
 };
 
 /// How many ports after the first an instance takes.
@@ -250,7 +251,41 @@ impl Cluster {
     /// # Errors
     /// The file `env` lacks a variable.
     pub fn filer(&self) -> Result<Filer> {
-        Ok(Filer::new(self.http.clone(), self.variable("WEED_FILER_URL")?))
+        Ok(Filer::new(
+            self.http.clone(),
+            self.variable("WEED_FILER_URL")?,
+            Keys::of(&self.security()?)?,
+        ))
+    }
+
+    /// The folder with SeaweedFS's certificates and keys.
+    ///
+    /// # Errors
+    /// The file `env` lacks the variable.
+    pub fn security(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(self.variable("WEED_SECURITY")?))
+    }
+
+    /// Credentials that are made for a claim now (older ones end).
+    ///
+    /// # Errors
+    /// The API gives none.
+    pub async fn credentials(&self, id: &str) -> Result<Value> {
+        self.rest()?
+            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
+            .await
+    }
+
+    /// The port of an instance that `up` calls `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn port(&self, name: &str) -> Result<u16> {
+        let ports = fs::read_to_string(self.state.join("ports"))?;
+        let line = ports
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no port {name}"))?.trim().parse()?)
     }
 
     /// The claim's bucket, with credentials that are made for it now (older ones end).
@@ -258,10 +293,7 @@ impl Cluster {
     /// # Errors
     /// The API gives none.
     pub async fn s3(&self, id: &str) -> Result<S3> {
-        let given = self
-            .rest()?
-            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
-            .await?;
+        let given = self.credentials(id).await?;
         let claim = self.rest()?.get(&format!("/v1/storage/{id}")).await?;
         let text = |value: &Value, pointer: &str| -> Result<String> {
             let found = value.pointer(pointer).and_then(Value::as_str);
@@ -302,8 +334,9 @@ impl Cluster {
             )
         };
         let script = format!(
-            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' shell -master={} -filer={}",
+            "printf '%s\\nexit\\n' '{line}' | timeout 60 '{}' -config_dir='{}' shell -master={} -filer={}",
             weed(),
+            self.security()?.join("core").display(),
             grpc(9),
             grpc(11)
         );

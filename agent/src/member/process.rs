@@ -43,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum ProcessError {
     #[error("the storage program {0} is not there; install SeaweedFS (weed) or name its path")]
     NoProgram(PathBuf),
+    #[error("{}: {source}; the storage program would run open to everybody without it", file.display())]
+    NoSecurity { file: PathBuf, source: io::Error },
     #[error("no free pair of TCP ports between {FIRST_PORT} and {}", FIRST_PORT + PORTS)]
     NoPort,
     #[error("{0}: {1}")]
@@ -66,8 +68,12 @@ pub(super) struct Running {
 pub(super) fn arguments(config: &MemberConfig, spec: &MemberSpec, ports: (u16, u16)) -> Vec<String> {
     let weed = &spec.order.weed;
     let mount_point = config.mount_point(spec.order.member_id);
-    let mut arguments = vec![
-        "-logtostderr=true".to_owned(),
+    let mut arguments = vec!["-logtostderr=true".to_owned()];
+    // A path only: command lines can be read by everybody.
+    if let Some(folder) = &config.weed_security {
+        arguments.push(format!("-config_dir={}", folder.display()));
+    }
+    arguments.extend([
         "volume".to_owned(),
         data_argument(&mount_point),
         format!("-disk={}", weed.disk_tag),
@@ -83,7 +89,7 @@ pub(super) fn arguments(config: &MemberConfig, spec: &MemberSpec, ports: (u16, u
         "-ip=127.0.0.1".to_owned(),
         "-ip.bind=127.0.0.1".to_owned(),
         format!("-master={}", weed.masters.join(",")),
-    ];
+    ]);
     for (flag, value) in [("dataCenter", &weed.data_center), ("rack", &weed.rack)] {
         if !value.is_empty() {
             arguments.push(format!("-{flag}={value}"));
@@ -149,6 +155,14 @@ pub(super) fn start(
 ) -> Result<Running, ProcessError> {
     let program = find_program(&config.weed_program)
         .ok_or_else(|| ProcessError::NoProgram(config.weed_program.clone()))?;
+    // Where it cannot read the file it says so in its log only, and serves everybody.
+    if let Some(file) = config
+        .weed_security
+        .as_ref()
+        .map(|folder| folder.join("security.toml"))
+    {
+        File::open(&file).map_err(|source| ProcessError::NoSecurity { file, source })?;
+    }
     let log = open_log(&log_path(config, spec.order.member_id)).map_err(at("opening the log"))?;
     let arguments = arguments(config, spec, ports);
     let child = Command::new(&program)
@@ -342,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_the_measured_one() {
-        let config = MemberConfig::new("/d", "weed");
+        let mut config = MemberConfig::new("/d", "weed");
         let mut spec = spec(MEMBER, Phase::Finished);
         assert_eq!(
             arguments(&config, &spec, (21_000, 21_001)).join(" "),
@@ -356,6 +370,12 @@ mod tests {
         spec.order.weed.data_center = "dc1".into();
         assert!(
             arguments(&config, &spec, (1, 2)).ends_with(&["-dataCenter=dc1".into(), "-rack=rack-7".into()])
+        );
+        config.weed_security = Some("/etc/seaweedfs".into());
+        let line = arguments(&config, &spec, (1, 2)).join(" ");
+        assert!(
+            line.starts_with("-logtostderr=true -config_dir=/etc/seaweedfs volume "),
+            "{line}"
         );
     }
 
@@ -426,5 +446,11 @@ mod tests {
         assert_eq!(running.reap(), None);
         running.stop().await.unwrap();
         assert!(find(&config, spec.order.member_id).unwrap().is_empty());
+        let open = MemberConfig {
+            weed_security: Some(folder.path().join("gone")),
+            ..config.clone()
+        };
+        let error = start(&open, &spec, (1, 2)).unwrap_err();
+        assert!(matches!(error, ProcessError::NoSecurity { .. }), "{error}");
     }
 }

@@ -29,34 +29,45 @@
 
 mod address;
 mod directory;
+mod endpoints;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod identity;
 #[cfg(test)]
 mod live;
 mod rulebook;
 mod rules;
+mod security;
 mod topology;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::RootCertStore;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 pub use self::{
     address::{Address, AddressError},
     directory::Orphan,
+    endpoints::{ConnectError, Endpoints},
     error::{
         CallError, DeleteVolumeError, EnsureVolumeError, Failure, IdentityError, Part, QuotaError, RuleError,
     },
     health::{Health, PartHealth},
     rules::Rule,
+    security::{Security, SecurityError, TOKEN_LIFE},
     topology::{Disk, TagCapacity, Topology},
 };
 use self::{
+    endpoints::channel,
     rulebook::RuleBook,
     rules::Change,
+    security::Signer,
     wire::{
         filer::seaweed_filer_client::SeaweedFilerClient,
         iam::seaweed_identity_access_management_client::SeaweedIdentityAccessManagementClient,
@@ -79,62 +90,6 @@ const HEALTH: Duration = Duration::from_secs(3);
 /// A big cluster's volume list and `filer.conf` are more than gRPC's usual 4 MiB.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// Where one SeaweedFS cluster listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoints {
-    /// The master.
-    pub master: Address,
-    /// The filer; the S3 identities are served there too.
-    pub filer: Address,
-    /// URL of the S3 gateway, `http://host:port`: no roots for its certificate can be given yet.
-    pub s3: String,
-}
-
-/// Why no adapter could be made; nothing was asked yet.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Not an address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    /// Not a URL of an S3 gateway.
-    #[error("{0:?} is no URL of an S3 gateway: it must be http://host:port")]
-    S3(String),
-    /// No gRPC channel can be made to it.
-    #[error("gRPC: {0}")]
-    Channel(#[from] tonic::transport::Error),
-    /// The HTTP side could not be set up.
-    #[error(transparent)]
-    Http(#[from] http::ClientError),
-}
-
-impl Endpoints {
-    /// From what pools and flags say.
-    ///
-    /// # Errors
-    /// When one of them is no address, naming it.
-    pub fn parse(master: &str, filer: &str, s3: &str) -> Result<Self, ConnectError> {
-        let s3 = s3.trim_end_matches('/');
-        let host = s3.strip_prefix("http://").unwrap_or_default();
-        if host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
-            return Err(ConnectError::S3(s3.to_owned()));
-        }
-        Ok(Self {
-            master: master.parse()?,
-            filer: filer.parse()?,
-            s3: s3.to_owned(),
-        })
-    }
-
-    /// The command that mounts a volume without touching its quota; `<DIRECTORY>` is the user's.
-    #[must_use]
-    pub fn mount_command(&self, volume: &str) -> String {
-        format!(
-            "weed mount -filer={} -filer.path={BUCKETS}/{volume}/{DATA} -dir=<DIRECTORY>",
-            self.filer
-        )
-    }
-}
-
 /// One SeaweedFS cluster. Cheap to clone; clones share connections and the lock on `filer.conf`.
 #[derive(Clone)]
 pub struct SeaweedFs {
@@ -146,9 +101,10 @@ struct Inner {
     master: SeaweedClient<Channel>,
     filer: SeaweedFilerClient<Channel>,
     patient: SeaweedFilerClient<Channel>,
-    iam: SeaweedIdentityAccessManagementClient<Channel>,
+    iam: SeaweedIdentityAccessManagementClient<InterceptedService<Channel, Signer>>,
     http: reqwest::Client,
     rules: RuleBook,
+    security: Security,
 }
 
 impl std::fmt::Debug for SeaweedFs {
@@ -160,23 +116,24 @@ impl std::fmt::Debug for SeaweedFs {
 }
 
 impl SeaweedFs {
-    /// An adapter for the cluster at `endpoints`. Connections are made when they are needed and come back by
-    /// themselves: the cluster need not be up.
+    /// An adapter for the cluster at `endpoints`, spoken to as `security` says. Connections are made when they are
+    /// needed and come back by themselves: the cluster need not be up.
     ///
     /// # Errors
-    /// When no client can be made for these addresses.
-    pub fn connect(endpoints: Endpoints) -> Result<Self, ConnectError> {
-        let filer = channel(&endpoints.filer, CALL)?;
+    /// When no client can be made for these addresses and certificates.
+    pub fn connect(endpoints: Endpoints, security: Security) -> Result<Self, ConnectError> {
+        let filer = channel(&endpoints.filer, CALL, &security)?;
         let inner = Inner {
-            master: SeaweedClient::new(channel(&endpoints.master, CALL)?)
+            master: SeaweedClient::new(channel(&endpoints.master, CALL, &security)?)
                 .max_decoding_message_size(LARGEST_ANSWER),
             filer: SeaweedFilerClient::new(filer.clone())
                 .max_decoding_message_size(LARGEST_ANSWER)
                 .max_encoding_message_size(LARGEST_ANSWER),
-            patient: SeaweedFilerClient::new(channel(&endpoints.filer, PATIENT)?),
-            iam: SeaweedIdentityAccessManagementClient::new(filer),
+            patient: SeaweedFilerClient::new(channel(&endpoints.filer, PATIENT, &security)?),
+            iam: SeaweedIdentityAccessManagementClient::with_interceptor(filer, Signer(security.clone())),
             http: http::client(RootCertStore::empty(), CONNECT, HEALTH)?,
             rules: RuleBook::default(),
+            security,
             endpoints,
         };
         Ok(Self {
@@ -197,13 +154,24 @@ impl SeaweedFs {
         Access {
             filer: Some(FilerAccess {
                 url: endpoints.filer.http_url(),
-                path: format!("{BUCKETS}/{volume}/{DATA}"),
+                path: data_path(volume),
             }),
             s3: Some(S3Access {
                 endpoint: endpoints.s3.clone(),
                 bucket: volume.to_owned(),
             }),
-            mount: Some(endpoints.mount_command(volume)),
+            mount: Some(endpoints.mount_command(volume, self.inner.security.tls().is_some())),
+        }
+    }
+
+    /// A token for reading the volume over the filer's HTTP, where the filer asks for one: `old` as long as half of
+    /// its life is left.
+    #[must_use]
+    pub fn token(&self, volume: &str, old: Option<&str>, now: SystemTime) -> Option<String> {
+        let (security, path) = (&self.inner.security, data_path(volume));
+        match old {
+            Some(old) if security.is_fresh(old, &path, now) => Some(old.to_owned()),
+            _ => security.token(&path, now),
         }
     }
 
@@ -240,7 +208,7 @@ impl SeaweedFs {
         self.change_rule(rule).await?;
         let servers = self.take_first_slot(spec).await?;
         Ok(Handle {
-            data_path: format!("{path}/{DATA}"),
+            data_path: data_path(&spec.name),
             path,
             bucket: spec.name.clone(),
             quota_bytes: spec.quota_bytes,
@@ -398,6 +366,11 @@ fn prefix(volume: &str) -> String {
     format!("{BUCKETS}/{volume}/")
 }
 
+/// What users get of a volume.
+fn data_path(volume: &str) -> String {
+    format!("{BUCKETS}/{volume}/{DATA}")
+}
+
 /// A name that is ours to give, and legal as bucket and collection.
 fn is_volume_name(name: &str) -> bool {
     let rest = name.strip_prefix("uv-").unwrap_or_default();
@@ -439,16 +412,6 @@ fn validate(spec: &VolumeSpec) -> Result<(), EnsureVolumeError> {
         _ => return wrong("replication", "it must be three digits from 0 to 2"),
     }
     Ok(())
-}
-
-fn channel(address: &Address, deadline: Duration) -> Result<Channel, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(address.grpc_url())?
-        .connect_timeout(CONNECT)
-        .timeout(deadline)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .connect_lazy())
 }
 
 #[cfg(test)]
@@ -496,24 +459,11 @@ mod tests {
         check(|spec| spec.cluster_id = String::new(), "cluster id");
     }
 
-    #[test]
-    fn the_mount_form_takes_the_data_folder_as_the_root_would_lose_the_quota() {
-        let endpoints = Endpoints::parse("h:1.2", "h:8888.18888", "http://h:8333/").unwrap();
-        assert_eq!(
-            endpoints.mount_command("uv-1"),
-            "weed mount -filer=h:8888.18888 -filer.path=/buckets/uv-1/data -dir=<DIRECTORY>"
-        );
-        assert_eq!(endpoints.s3, "http://h:8333");
-        for s3 in ["h:8333", "https://h:8333", "http://h:8333/path", "http://"] {
-            assert!(Endpoints::parse("h:1.2", "h:3.4", s3).is_err(), "{s3}");
-        }
-        assert!(Endpoints::parse("h", "h:3.4", "http://h:8333").is_err());
-    }
-
     #[tokio::test]
     async fn a_cluster_that_is_away_is_said_so_part_by_part() {
         let weed = SeaweedFs::connect(
             Endpoints::parse("127.0.0.1:1.1", "127.0.0.1:1.1", "http://127.0.0.1:1").unwrap(),
+            Security::default(),
         );
         let weed = weed.unwrap();
         let health = weed.health().await;

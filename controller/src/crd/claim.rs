@@ -94,7 +94,8 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// How to reach a volume through the filer.
+/// How to read a volume through the filer's HTTP. The bearer token is `filer_token` of the claim's Secret; writing goes
+/// through S3 or a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FilerAccess {
@@ -129,7 +130,7 @@ pub struct Access {
     /// Through S3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Access>,
-    /// The command that mounts it.
+    /// The command that mounts it, on a host that may: `<SECURITY>` is the folder with its SeaweedFS certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<String>,
 }
@@ -159,7 +160,7 @@ pub struct UnifiedStorageClaimStatus {
     /// How to reach the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
-    /// The Secret with the claim's own credentials.
+    /// The Secret with the claim's own credentials (access_key, secret_key, filer_token).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
     /// Standard conditions: Placed, Ready.

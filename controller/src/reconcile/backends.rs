@@ -1,7 +1,7 @@
 //! The storage systems behind the pools: one adapter for each set of endpoints, made once and shared, because its
 //! lock on the rules is.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -10,12 +10,14 @@ use smart_storage_core::decide::volume::BackendTrouble;
 use crate::{
     backend::{
         Backend, BackendError, Severity,
-        seaweedfs::{Endpoints, SeaweedFs},
+        seaweedfs::{Endpoints, SeaweedFs, Security},
     },
     config::SeaweedDefaults,
     crd::{UnifiedPool, class::BackendType},
 };
 
+/// Key of `spec.backend.config`: the security.toml, on the controller's machine.
+const SECURITY_FILE: &str = "securityFile";
 const HEALTH_STAYS: Duration = Duration::from_secs(10);
 /// A backend that is back is noticed soon.
 const SICKNESS_STAYS: Duration = Duration::from_secs(2);
@@ -62,6 +64,11 @@ impl Backends {
             master: or("master", &self.defaults.master),
             filer: or("filer", &self.defaults.filer),
             s3: or("s3", &self.defaults.s3),
+            security: config
+                .get(SECURITY_FILE)
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from)
+                .or_else(|| self.defaults.security.clone()),
         }
     }
 
@@ -89,7 +96,11 @@ impl Backends {
             ("BackendConfigWrong", format!("spec.backend.config: {error}"))
         };
         let parsed = Endpoints::parse(&endpoints.master, &endpoints.filer, &endpoints.s3).map_err(wrong)?;
-        let adapter = SeaweedFs::connect(parsed).map_err(wrong)?;
+        let security = match &endpoints.security {
+            Some(file) => Security::load(file).map_err(|error| wrong(error.into()))?,
+            None => Security::default(),
+        };
+        let adapter = SeaweedFs::connect(parsed, security).map_err(wrong)?;
         made.insert(endpoints, adapter.clone());
         Ok(adapter)
     }

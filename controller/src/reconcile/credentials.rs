@@ -3,7 +3,7 @@
 //! The Secret lies in the claim's namespace under the volume's name; keys are never anywhere else: no status, no event,
 //! no log.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use futures::future::BoxFuture;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -15,16 +15,21 @@ use tokio::sync::broadcast;
 
 use super::{Backends, Change, Error, Stores, backends::backend, is_already_there, is_not_found};
 use crate::{
-    backend::Credentials,
+    backend::{Backend, Credentials},
     crd::{LABEL_ID, UnifiedPool, UnifiedVolume},
     service::{CredentialRotation, NewCredentials, RotateError},
 };
 
 const ACCESS_KEY: &str = "access_key";
 const SECRET_KEY: &str = "secret_key";
+const FILER_TOKEN: &str = "filer_token";
 
-fn secret_of(volume: &UnifiedVolume, keys: &Credentials) -> Secret {
-    let data = [(ACCESS_KEY, &keys.access_key), (SECRET_KEY, &keys.secret_key)];
+fn secret_of(volume: &UnifiedVolume, keys: &Credentials, token: Option<&str>) -> Secret {
+    let data = [
+        (ACCESS_KEY, Some(keys.access_key.as_str())),
+        (SECRET_KEY, Some(keys.secret_key.as_str())),
+        (FILER_TOKEN, token),
+    ];
     Secret {
         metadata: ObjectMeta {
             name: Some(volume.name_any()),
@@ -34,7 +39,7 @@ fn secret_of(volume: &UnifiedVolume, keys: &Credentials) -> Secret {
         },
         data: Some(
             data.into_iter()
-                .map(|(k, v)| (k.to_owned(), ByteString(v.clone().into_bytes())))
+                .filter_map(|(k, v)| Some((k.to_owned(), ByteString(v?.as_bytes().to_vec()))))
                 .collect(),
         ),
         type_: Some("Opaque".to_owned()),
@@ -42,28 +47,38 @@ fn secret_of(volume: &UnifiedVolume, keys: &Credentials) -> Secret {
     }
 }
 
+fn text(secret: &Secret, key: &str) -> Option<String> {
+    String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone())
+        .ok()
+        .filter(|t| !t.is_empty())
+}
+
 fn keys_of(secret: &Secret) -> Option<Credentials> {
-    let text = |key: &str| {
-        String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone())
-            .ok()
-            .filter(|t| !t.is_empty())
-    };
     Some(Credentials {
-        access_key: text(ACCESS_KEY)?,
-        secret_key: text(SECRET_KEY)?,
+        access_key: text(secret, ACCESS_KEY)?,
+        secret_key: text(secret, SECRET_KEY)?,
     })
 }
 
-/// The volume's keys from its Secret, which is made where it is missing or holds none.
-pub(super) async fn ensure(client: &Client, volume: &UnifiedVolume) -> Result<Credentials, Error> {
+/// The volume's keys from its Secret, which is made where it is missing or holds none. Its filer token is renewed there
+/// long before it ends.
+pub(super) async fn ensure(
+    client: &Client,
+    volume: &UnifiedVolume,
+    backend: &Backend,
+    now: SystemTime,
+) -> Result<Credentials, Error> {
     let api = Api::<Secret>::namespaced(client.clone(), &volume.spec.claim_ref.namespace);
     let name = volume.name_any();
     let found = api.get_opt(&name).await?;
-    if let Some(keys) = found.as_ref().and_then(keys_of) {
-        return Ok(keys);
-    }
-    let keys = Credentials::generate().map_err(|error| Error::Backend(error.to_string()))?;
-    let mut secret = secret_of(volume, &keys);
+    let old = found.as_ref().and_then(|secret| text(secret, FILER_TOKEN));
+    let token = backend.filer_token(&name, old.as_deref(), now);
+    let keys = match found.as_ref().and_then(keys_of) {
+        Some(keys) if token == old => return Ok(keys),
+        Some(keys) => keys,
+        None => Credentials::generate().map_err(|error| Error::Backend(error.to_string()))?,
+    };
+    let mut secret = secret_of(volume, &keys, token.as_deref());
     let written = match found {
         Some(found) => {
             secret.metadata.resource_version = found.metadata.resource_version;
@@ -139,7 +154,8 @@ impl Rotation {
                 RotateError::NotReady("it has no credentials yet: wait until it is Ready".to_owned())
             })?;
         let keys = Credentials::generate().map_err(|error| unavailable(&error))?;
-        let mut secret = secret_of(volume, &keys);
+        let token = backend.filer_token(&volume.name_any(), None, SystemTime::now());
+        let mut secret = secret_of(volume, &keys, token.as_deref());
         secret.metadata.resource_version = found.metadata.resource_version;
         api.replace(&volume.name_any(), &PostParams::default(), &secret)
             .await
@@ -160,6 +176,7 @@ impl Rotation {
             secret_key: keys.secret_key,
             endpoint: s3.endpoint,
             bucket: s3.bucket,
+            filer_token: token,
         })
     }
 }

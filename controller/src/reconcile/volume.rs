@@ -2,7 +2,10 @@
 //!
 //! The claim's absence is confirmed by a live read. Deleting a Retain volume forgets it and leaves its data.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use kube::{
     Api, ResourceExt as _,
@@ -184,7 +187,8 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
         Err((reason, words)) => return Ok(Made::unable(reason, words)),
     };
     let name = volume.name_any();
-    let keys = credentials::ensure(&context.client, volume).await?;
+    let now = || SystemTime::from(context.now());
+    let keys = credentials::ensure(&context.client, volume, &backend, now()).await?;
     crate::fault::point("after-secret-created");
     let started = context.now();
     let result = make(&backend, volume, &pool, &keys, context).await;
@@ -196,7 +200,9 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
     );
     match result {
         // Rotated meanwhile: the Secret is written first, so the keys that it holds now are the last ones.
-        Ok(_) if credentials::ensure(&context.client, volume).await? != keys => Err(Error::Conflict),
+        Ok(_) if credentials::ensure(&context.client, volume, &backend, now()).await? != keys => {
+            Err(Error::Conflict)
+        }
         Ok(handle) => Ok(Made {
             handle: Some(handle),
             access: Some(backend.access(&name)),
@@ -308,8 +314,7 @@ async fn remove(
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
-    context.allocator.recount(&volume.spec.placement.pool).await?;
-    crate::fault::point("promise-recounted");
+    context.allocator.recount_soon(&volume.spec.placement.pool);
     Ok(Action::await_change())
 }
 

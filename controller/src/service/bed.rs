@@ -72,6 +72,7 @@ impl CredentialRotation for Neighbours {
                     secret_key: "SK".to_owned(),
                     endpoint: "http://127.0.0.1:1".to_owned(),
                     bucket,
+                    filer_token: Some("FT".to_owned()),
                 }),
             }
         }
@@ -84,6 +85,21 @@ impl Agents for Neighbours {
         let away = self.away.lock().unwrap().clone();
         assert!(node != "panics", "a fault of ours");
         async move { away.map_or(Ok(()), |reason| Err(AgentAway { reason })) }.boxed()
+    }
+}
+
+/// Reads them all: beds are small.
+struct Reader(Client);
+
+impl ClaimFinder for Reader {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        async move {
+            let all = Api::<UnifiedStorageClaim>::all(self.0.clone());
+            let claims = all.list(&Default::default()).await.unwrap().items;
+            let claim = claims.iter().find(|claim| lookup::goes_by(claim, id))?;
+            Some((claim.namespace().unwrap(), claim.name_any()))
+        }
+        .boxed()
     }
 }
 
@@ -100,6 +116,7 @@ impl Bed {
             dry_run: neighbours.clone(),
             credentials: neighbours.clone(),
             agents: neighbours.clone(),
+            finder: Arc::new(Reader(embedded.client())),
             clock: Arc::new(Timestamp::now),
             health: Arc::new(move || {
                 let reasons = unready.unready.lock().unwrap().clone();

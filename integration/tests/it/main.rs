@@ -6,7 +6,9 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod abuse;
 mod chaos;
+mod conformance;
 mod crash;
 mod dead_filesystem;
 mod doors;
@@ -14,7 +16,11 @@ mod every_step;
 mod file_claim;
 mod first_request;
 mod first_steps;
+mod full_disk;
 mod hotplug;
 mod journey;
+mod no_byte_twice;
 mod reading;
 mod restart;
+mod separate;
+mod strangers;

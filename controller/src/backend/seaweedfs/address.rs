@@ -29,6 +29,12 @@ impl Address {
     pub fn grpc_url(&self) -> String {
         format!("http://{}:{}", self.host, self.grpc)
     }
+
+    /// The same for a channel with certificates.
+    #[must_use]
+    pub fn grpc_tls_url(&self) -> String {
+        format!("https://{}:{}", self.host, self.grpc)
+    }
 }
 
 impl FromStr for Address {

@@ -356,10 +356,11 @@ impl SeaweedFs {
             self.endpoints().filer.http_url()
         );
         let refused = |words: String| CallError::from_words(Part::Filer, "hand out filer.conf", &words);
-        let answer = self
-            .inner
-            .http
-            .get(url)
+        let mut request = self.inner.http.get(url);
+        if let Some(token) = self.inner.security.own_read_token(SystemTime::now()) {
+            request = request.bearer_auth(token);
+        }
+        let answer = request
             .send()
             .await
             .map_err(|error| refused(error.without_url().to_string()))?;

@@ -188,7 +188,11 @@ impl Weed {
     fn adapter(&self) -> SeaweedFs {
         let of = |index: usize| format!("127.0.0.1:{}.{}", self.ports[index], self.ports[index + 1]);
         let s3 = format!("http://127.0.0.1:{}", self.ports[10]);
-        SeaweedFs::connect(Endpoints::parse(&of(0), &of(8), &s3).unwrap()).unwrap()
+        SeaweedFs::connect(
+            Endpoints::parse(&of(0), &of(8), &s3).unwrap(),
+            Security::default(),
+        )
+        .unwrap()
     }
 
     fn filer(&self, path: &str) -> String {

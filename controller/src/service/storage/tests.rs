@@ -396,7 +396,8 @@ async fn credentials_are_renewed_once_there_are_any() {
     bed.volume(&claim, &storage.id, "Delete").await;
     let new = bed.service.rotate_credentials(&storage.id).await.unwrap();
     assert_eq!((new.secret_key.as_str(), &new.bucket), ("SK", &storage.id));
-    assert!(!format!("{new:?}").contains("SK"));
+    assert_eq!(new.filer_token.as_deref(), Some("FT"));
+    assert!(!format!("{new:?}").contains("SK") && !format!("{new:?}").contains("FT"));
     type Fails = fn(String) -> RotateError;
     let expected: [(Fails, ErrorKind); 3] = [
         (RotateError::NotSupported, ErrorKind::Refused),
