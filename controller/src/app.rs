@@ -45,6 +45,8 @@ use crate::{
 use self::rooms::Rooms;
 
 const CHANGES: usize = 4096;
+/// Connections that wait for being accepted.
+const BACKLOG: i32 = 1024;
 /// A claim is judged within milliseconds; a busy machine may take longer, and the answer does not wait for that.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 const PROBED_WITHIN: Duration = Duration::from_secs(60);
@@ -101,6 +103,8 @@ impl Ports {
             };
             let listener = StdListener::bind(address).map_err(fail)?;
             listener.set_nonblocking(true).map_err(fail)?;
+            // The standard library's 128 overflow in a crowd, and who is lost so waits a second for its next try.
+            rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
             bound.push((flag, listener));
         }
         Ok(Self { bound })

@@ -26,7 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::{
-    Extension, Router,
+    Router,
     body::Body,
     response::{IntoResponse, Response},
 };
@@ -96,7 +96,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 2048,
+            connections: 1024,
             streams: 128,
             handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
@@ -122,8 +122,11 @@ const HEAD: usize = 32 << 10;
 /// Bytes of one HTTP/2 stream, and of all of a connection, that may be on their way without being read.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Requests that a client may begin and take back at once before it has to wait, or is cut.
+/// Requests that a client may begin and take back before they were looked at; then it is cut.
 const RESETS: usize = 64;
+/// Requests of one connection that were answered before their body was read (no token, no such method) or broke the
+/// protocol; then it is cut, and a client that means well connects again.
+const CUT_SHORT: usize = 1024;
 /// How long, and how many bytes, a client that was refused may go on sending before the connection is cut under it:
 /// cut earlier, many would never see why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -288,7 +291,7 @@ impl Connection {
             Mode::TlsOrLoopbackPlain(source) => (source, self.addr.ip().to_canonical().is_loopback()),
         };
         if self.first_byte(&stream).await? == Some(TLS_HANDSHAKE) {
-            self.tls(stream, &source).await
+            Box::pin(self.tls(stream, &source)).await
         } else if plain_too {
             self.plain(stream).await
         } else {
@@ -314,7 +317,8 @@ impl Connection {
             certificates: None,
             tls: false,
         };
-        self.http(stream, peer).await
+        // Boxed, as below: those that say nothing should not take the room of those that are served.
+        Box::pin(self.http(stream, peer)).await
     }
 
     async fn tls(self, stream: TcpStream, source: &TlsSource) -> Result<(), ConnectionError> {
@@ -333,7 +337,7 @@ impl Connection {
             certificates,
             tls: true,
         };
-        self.http(stream, peer).await
+        Box::pin(self.http(stream, peer)).await
     }
 
     async fn http<S>(self, stream: S, peer: Peer) -> Result<(), ConnectionError>
@@ -341,7 +345,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // hyper's version detection waits for the first byte without a bound of its own.
-        let mut stream = BufReader::new(stream);
+        // A small buffer: past the first bytes everything is read into hyper's.
+        let mut stream = BufReader::with_capacity(64, stream);
         let first = tokio::select! {
             () = self.shutdown.cancelled() => return Ok(()),
             first = timeout(self.limits.header_read, stream.fill_buf()) => first,
@@ -350,8 +355,9 @@ impl Connection {
             return Ok(());
         }
         let server = self.server();
-        let (router, activity) = (self.router.layer(Extension(peer)), Arc::clone(&self.activity));
-        let service = service_fn(move |request| answer(router.clone(), activity.begin(), request));
+        let (router, activity) = (self.router.clone(), Arc::clone(&self.activity));
+        let service =
+            service_fn(move |request| answer(router.clone(), peer.clone(), activity.begin(), request));
         let stream = Lingering::new(stream);
         let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
@@ -387,7 +393,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(STREAM_WINDOW as usize)
             .max_pending_accept_reset_streams(RESETS)
-            .max_local_error_reset_streams(RESETS)
+            .max_local_error_reset_streams(CUT_SHORT)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
         server
@@ -407,9 +413,11 @@ async fn silence(activity: &Activity, patience: Patience) {
 
 async fn answer(
     router: Router,
+    peer: Peer,
     under_way: connections::Request,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    request.extensions_mut().insert(peer);
     let response = if host_is_clear(request.version(), request.headers()) {
         router.oneshot(request.map(Body::new)).await?
     } else {

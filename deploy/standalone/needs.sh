@@ -34,6 +34,7 @@ install_packages() {
         check)
             want shellcheck shellcheck
             want procps ps
+            want iproute2 ip
             ;;
         esac
     done

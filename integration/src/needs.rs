@@ -16,6 +16,10 @@ pub enum Need {
     Kubectl,
     /// `/dev/fuse` and fusermount3.
     Fuse,
+    /// The venv of `integration/contract/requirements.txt`, in `CONTRACT_TOOLS`.
+    Contract,
+    /// grpcurl on the PATH.
+    Grpcurl,
 }
 
 /// What every suite over a whole instance needs.
@@ -31,6 +35,8 @@ impl Need {
             Self::Weed => "weed",
             Self::Kubectl => "kubectl",
             Self::Fuse => "fuse",
+            Self::Contract => "contract",
+            Self::Grpcurl => "grpcurl",
         }
     }
 
@@ -57,6 +63,17 @@ impl Need {
             }
             Self::Fuse if !Path::new("/dev/fuse").exists() => "there is no /dev/fuse".to_owned(),
             Self::Fuse => return answers(Command::new("fusermount3").arg("-V"), "fusermount3"),
+            Self::Contract => {
+                let folder = env::var_os("CONTRACT_TOOLS").unwrap_or_default();
+                let program = Path::new(&folder).join("bin/schemathesis");
+                let name = "schemathesis (python3 -m venv DIR; DIR/bin/pip install -r \
+                            integration/contract/requirements.txt; set CONTRACT_TOOLS=DIR)";
+                return answers(Command::new(program).arg("--version"), name);
+            }
+            Self::Grpcurl => {
+                let name = "grpcurl (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9)";
+                return answers(Command::new("grpcurl").arg("-version"), name);
+            }
         };
         Some(reason)
     }

@@ -50,6 +50,8 @@ pub fn grpc_router(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // So that whoever asks can read the details of a refusal.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         // The agents' services are in the same contract, but not on this port.
         .with_service_name("smartstorage.v1.StorageService")
         .with_service_name("grpc.health.v1.Health")

@@ -15,10 +15,10 @@ pub(super) struct Rooms {
 const fn wished(flag: &str) -> u64 {
     match flag.as_bytes() {
         b"--agent-addr" => 4096,
-        b"--api-addr" | b"--grpc-addr" => 2048,
-        b"--kube-api-addr" => 1024,
-        b"--enrol-addr" => 512,
-        _ => 128,
+        b"--api-addr" | b"--grpc-addr" => 768,
+        b"--kube-api-addr" => 512,
+        b"--enrol-addr" => 256,
+        _ => 64,
     }
 }
 
@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn few_descriptors_are_shared_in_proportion_and_some_are_spared() {
         let plenty = Rooms::within(1 << 20);
-        assert_eq!(plenty.of("--api-addr").connections, 2048);
-        assert_eq!(plenty.of("--metrics-addr").connections, 128);
-        for descriptors in [1024, 4096, 9000] {
+        assert_eq!(plenty.of("--api-addr").connections, 768);
+        assert_eq!(plenty.of("--metrics-addr").connections, 64);
+        for descriptors in [1024, 4096, 6500] {
             let rooms = Rooms::within(descriptors);
             let all: usize = FLAGS.iter().map(|flag| rooms.of(flag).connections).sum();
             assert!(all as u64 <= descriptors - SPARE, "{all} of {descriptors}");

@@ -199,6 +199,10 @@ impl Service {
         {
             return Err(ApiError::no_such_path());
         }
+        // Not decoded, as no namespace needs it: `%2e%2e` would be one of that name, with nothing in it.
+        if place.namespace.as_ref().is_some_and(|name| name.contains('%')) {
+            return Err(ApiError::no_such_path());
+        }
         let part = match place.subresource.as_deref() {
             None => Part::Main,
             Some("status") if kind.status => Part::Status,

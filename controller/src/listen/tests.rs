@@ -1,6 +1,6 @@
 use std::{net::Ipv4Addr, time::SystemTime};
 
-use axum::routing::get;
+use axum::{Extension, routing::get};
 use smart_storage_proto::tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;

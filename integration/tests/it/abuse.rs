@@ -1,6 +1,21 @@
 //! The public side under abuse: whatever comes to a port, memory and log stay small, the answer is a clear refusal,
 //! and a witness goes on being served.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "bytes that the tests made, and whose length they know"
+)]
+
+/// What should hold; where it does not, that is a finding, and the others are looked at all the same.
+macro_rules! expect {
+    ($holds:expr, $($words:tt)+) => {
+        let holds: bool = $holds;
+        if !holds {
+            crate::abuse::found(format!($($words)+));
+        }
+    };
+}
+
 mod crowd;
 mod elsewhere;
 mod frames;
@@ -8,10 +23,23 @@ mod requests;
 mod target;
 mod witness;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use smart_storage_integration::{Cluster, MIB, Need, Setup, needs::INSTANCE, skipped};
+
+static FINDINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn found(finding: String) {
+    println!("    FINDING: {finding}");
+    FINDINGS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(finding);
+}
 
 use self::{target::Target, witness::Witness};
 
@@ -25,7 +53,9 @@ const LINES: usize = 300;
 macro_rules! under {
     ($witness:ident, $target:ident, $what:literal, $attack:expr) => {{
         let begin = Instant::now();
-        $attack.await.context($what)?;
+        if let Err(error) = $attack.await {
+            found(format!("{}: {error:#}", $what));
+        }
         println!(
             "  {}: {:.1?}, {} MiB",
             $what,
@@ -57,6 +87,7 @@ async fn abuse_costs_little_and_others_are_served() -> Result<()> {
     });
     under!(witness, target, "tokens", requests::tokens(&target));
     under!(witness, target, "paths", requests::paths(&target));
+    under!(witness, target, "labels", requests::labels(&target));
     under!(witness, target, "depths", requests::depths(&target));
     under!(witness, target, "giants", requests::giants(&target));
     under!(
@@ -68,10 +99,12 @@ async fn abuse_costs_little_and_others_are_served() -> Result<()> {
     under!(witness, target, "slow loris", async { slow.await? });
     under!(witness, target, "frames of HTTP/2", frames::http2(&target));
 
+    let begin = Instant::now();
     let mut crowd = crowd::idle(&target).await.context("the crowd")?;
     println!(
-        "  a crowd of {}: {} MiB, {} open files",
+        "  a crowd of {} in {:.1?}: {} MiB, {} open files",
         crowd.len(),
+        begin.elapsed(),
         target.memory()?.0 / MIB,
         target.descriptors()?
     );
@@ -101,6 +134,8 @@ async fn abuse_costs_little_and_others_are_served() -> Result<()> {
         peak / MIB,
         fresh.len()
     );
+    let findings = FINDINGS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    ensure!(findings.is_empty(), "{} findings: {findings:#?}", findings.len());
     ensure!(!log.contains("panicked"), "the log tells of a panic");
     ensure!(
         fresh.len() < LINES,

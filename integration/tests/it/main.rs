@@ -20,6 +20,7 @@ mod full_disk;
 mod hotplug;
 mod journey;
 mod no_byte_twice;
+mod public_contract;
 mod reading;
 mod restart;
 mod separate;

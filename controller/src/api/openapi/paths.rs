@@ -2,11 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
+const INVALID: &str = "Readable and wrong; every wrong field, or every reason, is named.";
+const FOREIGN_TOKEN: &str = "Also for a `continue` that this list never gave, or gave too long ago.";
+
 /// What every guarded call can answer beside its own.
 const COMMON: &[u16] = &[401, 406, 422, 429, 503];
 /// What a call with a body can answer beside that.
 const WITH_BODY: &[u16] = &[400, 408, 413, 415];
 
+/// One call of the API.
 struct Operation {
     id: &'static str,
     tag: &'static str,
@@ -15,6 +19,8 @@ struct Operation {
     body: Option<(&'static str, &'static [&'static str])>,
     answers: Vec<(u16, &'static str, &'static str)>,
     problems: &'static [u16],
+    /// What it refuses with 422 although every field by itself is right.
+    refuses: &'static str,
     open: bool,
 }
 
@@ -28,6 +34,7 @@ impl Operation {
             body: None,
             answers: Vec::new(),
             problems: &[],
+            refuses: "",
             open: false,
         }
     }
@@ -52,6 +59,11 @@ impl Operation {
         self
     }
 
+    const fn refuses(mut self, what: &'static str) -> Self {
+        self.refuses = what;
+        self
+    }
+
     const fn open(mut self) -> Self {
         self.open = true;
         self
@@ -67,6 +79,10 @@ impl Operation {
         for status in common.iter().chain(with_body).chain(self.problems) {
             let reference = json!({"$ref": format!("#/components/responses/problem-{status}")});
             responses.insert(status.to_string(), reference);
+        }
+        if !self.refuses.is_empty() {
+            let description = format!("{INVALID} {}", self.refuses);
+            responses.insert("422".to_owned(), problem(422, &description));
         }
         let mut operation = json!({
             "operationId": self.id,
@@ -138,36 +154,34 @@ pub(super) fn responses() -> Map<String, Value> {
         ),
         (413, "The body is larger than 1 MiB."),
         (415, "The body is not said to be JSON."),
-        (
-            422,
-            "Readable and wrong; every wrong field, or every reason, is named.",
-        ),
+        (422, INVALID),
         (429, "Too many requests at once."),
         (503, "Something that this needs is away; the reasons say what."),
     ];
     texts
         .into_iter()
-        .map(|(status, description)| {
-            let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/x-request-id"}});
-            if matches!(status, 429 | 503) {
-                let header = json!({
-                    "description": "Seconds after which it is worth trying again.",
-                    "schema": {"type": "integer", "minimum": 1},
-                });
-                set(&mut headers, "Retry-After", header);
-            }
-            if status == 401 {
-                let header = json!({"description": "How to be let in.", "schema": {"type": "string"}});
-                set(&mut headers, "WWW-Authenticate", header);
-            }
-            let response = json!({
-                "description": description,
-                "headers": headers,
-                "content": {"application/problem+json": {"schema": reference("Problem")}},
-            });
-            (format!("problem-{status}"), response)
-        })
+        .map(|(status, description)| (format!("problem-{status}"), problem(status, description)))
         .collect()
+}
+
+fn problem(status: u16, description: &str) -> Value {
+    let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/x-request-id"}});
+    if matches!(status, 429 | 503) {
+        let header = json!({
+            "description": "Seconds after which it is worth trying again.",
+            "schema": {"type": "integer", "minimum": 1},
+        });
+        set(&mut headers, "Retry-After", header);
+    }
+    if status == 401 {
+        let header = json!({"description": "How to be let in.", "schema": {"type": "string"}});
+        set(&mut headers, "WWW-Authenticate", header);
+    }
+    json!({
+        "description": description,
+        "headers": headers,
+        "content": {"application/problem+json": {"schema": reference("Problem")}},
+    })
 }
 
 const FOLLOWS_CREATION: &[&str] = &[
@@ -250,6 +264,7 @@ fn create() -> Operation {
     ])
     .body("CreateStorage", JSON)
     .answers(201, "Storage", "Asked for.")
+    .refuses("Also for a namespace that does not exist.")
     .problems(&[409])
 }
 
@@ -281,6 +296,7 @@ fn list() -> Operation {
             ),
         ])
         .answers(200, "StorageList", "A part of the list.")
+        .refuses(FOREIGN_TOKEN)
 }
 
 fn storage() -> Map<String, Value> {
@@ -329,6 +345,7 @@ fn storage() -> Map<String, Value> {
                     .parameters(id())
                     .body("ExpandStorage", JSON_PATCH)
                     .answers(200, "Storage", "The storage with its new size.")
+                    .refuses("Also for a size smaller than the present one.")
                     .problems(&[404, 409]),
             ),
             (
@@ -392,7 +409,8 @@ fn fleet_paths() -> Map<String, Value> {
                 "get",
                 operation("listNodes", "Nodes with their drives, in parts.")
                     .parameters(page())
-                    .answers(200, "NodeList", "A part of the list."),
+                    .answers(200, "NodeList", "A part of the list.")
+                    .refuses(FOREIGN_TOKEN),
             )],
         ),
         path(
@@ -421,7 +439,8 @@ fn fleet_paths() -> Map<String, Value> {
                 "get",
                 operation("listPools", "Pools with their members, in parts.")
                     .parameters(page())
-                    .answers(200, "PoolList", "A part of the list."),
+                    .answers(200, "PoolList", "A part of the list.")
+                    .refuses(FOREIGN_TOKEN),
             )],
         ),
         path(
@@ -454,7 +473,8 @@ fn fleet_paths() -> Map<String, Value> {
                     "Classes with the capacity that each can still give, in parts.",
                 )
                 .parameters(page())
-                .answers(200, "ClassList", "A part of the list."),
+                .answers(200, "ClassList", "A part of the list.")
+                .refuses(FOREIGN_TOKEN),
             )],
         ),
     ]

@@ -36,7 +36,11 @@ impl Call {
             "application/json" => json::read(&self.body).map_err(|e| broken(e.to_string())),
             "application/yaml" => {
                 // A vessel may be called y.
-                let options = serde_saphyr::options! { strict_booleans: true };
+                // Aliases of aliases make gigabytes of a few lines; nobody who means well needs many.
+                let options = serde_saphyr::options! {
+                    strict_booleans: true,
+                    alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
+                };
                 let value = serde_saphyr::from_slice_with_options(&self.body, options);
                 Ok((value.map_err(|e| broken(e.to_string()))?, Vec::new()))
             }

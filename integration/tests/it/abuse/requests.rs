@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use reqwest::{Client, Method, Response, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
@@ -72,7 +72,7 @@ async fn is_refusal(what: &str, response: Response) -> Result<(StatusCode, Value
     let media_type = response.headers().get("content-type").cloned();
     let text = response.text().await?;
     let shown: String = text.chars().take(300).collect();
-    ensure!(status.is_client_error(), "{what}: {status}: {shown}");
+    expect!(status.is_client_error(), "{what}: {status}: {shown}");
     let body: Value = serde_json::from_str(&text).with_context(|| format!("{what}: {status}: {shown}"))?;
     let says = |name: &str| {
         body.get(name)
@@ -82,7 +82,7 @@ async fn is_refusal(what: &str, response: Response) -> Result<(StatusCode, Value
     let problem = media_type
         .as_ref()
         .is_some_and(|t| t == "application/problem+json");
-    ensure!(
+    expect!(
         (problem && says("detail")) || (body.get("kind") == Some(&"Status".into()) && says("message")),
         "{what}: {status}: {shown}"
     );
@@ -118,7 +118,7 @@ pub async fn tokens(target: &Target) -> Result<()> {
                 "GET {path} HTTP/1.1\r\nhost: x\r\nx-request-id: same\r\nauthorization: {header}\r\n\r\n"
             );
             let raw = target.exchange(door, request.as_bytes()).await?;
-            ensure!(raw.status() == Some(401), "{door}: {header:.40}: {}", raw.text());
+            expect!(raw.status() == Some(401), "{door}: {header:.40}: {}", raw.text());
             let told: Vec<_> = raw
                 .text()
                 .lines()
@@ -127,14 +127,14 @@ pub async fn tokens(target: &Target) -> Result<()> {
                 .collect();
             answers.insert(told);
         }
-        ensure!(
+        expect!(
             answers.len() == 1,
             "{door}: wrong tokens are told apart: {answers:?}"
         );
         for header in missing {
             let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: {header}\r\n\r\n");
             let raw = target.exchange(door, request.as_bytes()).await?;
-            ensure!(raw.status() == Some(401), "{door}: {header}: {}", raw.text());
+            expect!(raw.status() == Some(401), "{door}: {header}: {}", raw.text());
         }
         let twice = format!(
             "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {right}\r\nauthorization: Bearer x\r\n\r\n"
@@ -147,14 +147,14 @@ pub async fn tokens(target: &Target) -> Result<()> {
             ),
         ] {
             let raw = target.exchange(door, request.as_bytes()).await?;
-            ensure!(raw.status() == Some(401), "{door}: {request:.60}: {}", raw.text());
+            expect!(raw.status() == Some(401), "{door}: {request:.60}: {}", raw.text());
         }
         let long = format!(
             "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
             "a".repeat(1 << 20)
         );
         let raw = target.exchange(door, long.as_bytes()).await?;
-        ensure!(
+        expect!(
             raw.status() == Some(431),
             "{door}: a token of a mebibyte: {:.200}",
             raw.text()
@@ -164,13 +164,13 @@ pub async fn tokens(target: &Target) -> Result<()> {
     let url = target.url("http", "grpc", CREATE)?;
     for token in [None, Some("0"), Some(&right[1..])] {
         let (code, _) = grpc(&http, &url, token, HeaderMap::new(), framed(0, &[])).await?;
-        ensure!(code == 16, "{token:?}: {code}");
+        expect!(code == 16, "{token:?}: {code}");
     }
     guesses(target).await
 }
 
 async fn guesses(target: &Target) -> Result<()> {
-    const GUESSES: usize = 2000;
+    const GUESSES: usize = 500;
     let http = client(target, false)?;
     let url = target.url("http", "api", "/v1/nodes")?;
     let refused = async || -> Result<f64> {
@@ -186,22 +186,71 @@ async fn guesses(target: &Target) -> Result<()> {
     let (before, lines) = (refused().await?, target.log()?.lines().count());
     for guess in 0..GUESSES {
         let answer = http.get(&url).bearer_auth(format!("{guess:064x}")).send().await?;
-        ensure!(answer.status() == StatusCode::UNAUTHORIZED);
+        expect!(
+            answer.status() == StatusCode::UNAUTHORIZED,
+            "a guess: {}",
+            answer.status()
+        );
     }
     let counted = refused().await? - before;
-    ensure!(counted >= GUESSES as f64, "{GUESSES} guesses, {counted} counted");
+    expect!(counted >= GUESSES as f64, "{GUESSES} guesses, {counted} counted");
     let log = target.log()?;
     let said: Vec<_> = log
         .lines()
         .skip(lines)
         .filter(|line| line.contains("tokens refused"))
         .collect();
-    ensure!(
+    expect!(
         !said.is_empty() || log.contains("tokens refused"),
         "guessing is not logged"
     );
-    ensure!(said.len() < 20, "{GUESSES} guesses are {} lines", said.len());
-    ensure!(!log.contains(&target.token), "the token is in the log");
+    expect!(said.len() < 20, "{GUESSES} guesses are {} lines", said.len());
+    expect!(!log.contains(&target.token), "the token is in the log");
+    Ok(())
+}
+
+/// Whatever is asked for, metrics name only what exists.
+pub async fn labels(target: &Target) -> Result<()> {
+    const MADE_UP: usize = 200;
+    let (http, http2) = (client(target, false)?, client(target, true)?);
+    let metrics = target.url("http", "metrics", "/metrics")?;
+    let read = async || -> Result<String> { Ok(http.get(&metrics).send().await?.text().await?) };
+    let before = read().await?.lines().count();
+    for number in 0..MADE_UP {
+        let token = (number % 2 == 0).then_some(target.token.as_str());
+        for path in [
+            "/smartstorage.v1.StorageService/",
+            "/made.Up/",
+            "/grpc.health.v1.Health/",
+        ] {
+            let url = target.url("http", "grpc", &format!("{path}Up{number}"))?;
+            grpc(&http2, &url, token, HeaderMap::new(), framed(0, &[])).await?;
+        }
+        let method = Method::from_bytes(format!("UP{number}").as_bytes())?;
+        for path in ["/v1/Up", "/v1/storage/up", "/Up"] {
+            let url = target.url("http", "api", &format!("{path}{number}"))?;
+            http.request(method.clone(), &url)
+                .bearer_auth(&target.token)
+                .send()
+                .await?;
+            http.get(&url)
+                .bearer_auth(token.unwrap_or("wrong"))
+                .header("x-up", number)
+                .send()
+                .await?;
+        }
+    }
+    let after = read().await?;
+    expect!(
+        !after.to_lowercase().contains("up1"),
+        "made-up names are labels of metrics"
+    );
+    // Every known route may have got one more status, with its histogram.
+    let more = after.lines().count() - before;
+    expect!(
+        more < MADE_UP / 2,
+        "{MADE_UP} made-up names became {more} lines of metrics"
+    );
     Ok(())
 }
 
@@ -327,12 +376,12 @@ pub async fn paths(target: &Target) -> Result<()> {
         let raw = target.exchange("api", &bytes).await?;
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
         let status = raw.status().with_context(|| format!("{shown:?}: no answer"))?;
-        ensure!(
+        expect!(
             statuses.contains(&status),
             "{shown:?}: {status}, not {statuses:?}: {:.300}",
             raw.text()
         );
-        ensure!(!raw.text().contains("\nx:y"), "{shown:?}: a header came in");
+        expect!(!raw.text().contains("\nx:y"), "{shown:?}: a header came in");
     }
     // What is odd and means the same; and a GET that says it is a DELETE stays a GET.
     for line in [
@@ -342,7 +391,7 @@ pub async fn paths(target: &Target) -> Result<()> {
     ] {
         let more = "host: evil.example\r\nx-http-method-override: DELETE\r\nx-original-url: /health\r\nexpect: 100-continue\r\n";
         let raw = target.exchange("api", &request(line, more)).await?;
-        ensure!(
+        expect!(
             matches!(raw.status(), Some(200 | 404 | 417 | 100)),
             "{line}: {}",
             raw.text()
@@ -365,12 +414,12 @@ pub async fn paths(target: &Target) -> Result<()> {
         let raw = target
             .exchange("kube-api", &request(&format!("GET {path} HTTP/1.1"), host))
             .await?;
-        ensure!(
+        expect!(
             raw.status().is_some_and(|s| (400..500).contains(&s)),
             "{path}: {}",
             raw.text()
         );
-        ensure!(
+        expect!(
             raw.text().contains("\"kind\":\"Status\""),
             "{path}: {}",
             raw.text()
@@ -384,7 +433,7 @@ pub async fn paths(target: &Target) -> Result<()> {
             "GET //metrics/ HTTP/1.1",
         ] {
             let raw = target.exchange(port, &request(line, host)).await?;
-            ensure!(
+            expect!(
                 raw.status().is_some_and(|s| (400..500).contains(&s)),
                 "{port} {line}: {}",
                 raw.text()
@@ -473,7 +522,7 @@ pub async fn depths(target: &Target) -> Result<()> {
     ];
     for (what, body, wanted) in bodies {
         let (code, headers) = grpc(&http2, &grpc_url, Some(&target.token), HeaderMap::new(), body).await?;
-        ensure!(
+        expect!(
             code == wanted,
             "{what}: {code}, not {wanted}: {:?}",
             headers.get("grpc-message")
@@ -489,7 +538,7 @@ pub async fn depths(target: &Target) -> Result<()> {
         framed(1, b"\x1f\x8b"),
     )
     .await?;
-    ensure!(code == 12, "gzip over gRPC: {code}");
+    expect!(code == 12, "gzip over gRPC: {code}");
     let enrol = target.url("https", "enrol", "/smartstorage.agent.v1.EnrolmentService/Enrol")?;
     for body in [
         framed(0, &groups),
@@ -498,7 +547,7 @@ pub async fn depths(target: &Target) -> Result<()> {
         framed(0, &field(1, b"x.y")),
     ] {
         let (code, headers) = grpc(&http2, &enrol, None, HeaderMap::new(), body).await?;
-        ensure!(
+        expect!(
             matches!(code, 3 | 7 | 8),
             "enrolment: {code}: {:?}",
             headers.get("grpc-message")
@@ -520,7 +569,7 @@ pub async fn giants(target: &Target) -> Result<()> {
         for (token, status) in [(target.token.as_str(), 413), ("wrong", 401)] {
             for (more, chunked) in [(said.as_str(), false), ("transfer-encoding: chunked", true)] {
                 let raw = pour(target, door, head(path, token, more), chunked, GIANT).await?;
-                ensure!(
+                expect!(
                     raw.status() == Some(status),
                     "{door}, {more}: {:?}, not {status}: {:.300}",
                     raw.status(),
@@ -534,7 +583,7 @@ pub async fn giants(target: &Target) -> Result<()> {
         .args(["-c", "head -c 1073741824 /dev/zero | gzip -9"])
         .output()?
         .stdout;
-    ensure!(bomb.len() > 100_000, "no bomb: {} bytes", bomb.len());
+    anyhow::ensure!(bomb.len() > 100_000, "no bomb: {} bytes", bomb.len());
     let http = client(target, false)?;
     for (scheme, door, path) in [("http", "api", "/v1/storage"), ("https", "kube-api", CLAIMS)] {
         let request = http
@@ -552,7 +601,7 @@ pub async fn giants(target: &Target) -> Result<()> {
         let body = framed(0, &field(1, &vec![b'x'; GIANT]));
         let url = target.url(scheme, door, path)?;
         let (code, _) = grpc(&http2, &url, Some(&target.token), HeaderMap::new(), body).await?;
-        ensure!(code == 8, "100 MiB to {door}: {code}");
+        expect!(code == 8, "100 MiB to {door}: {code}");
     }
     Ok(())
 }

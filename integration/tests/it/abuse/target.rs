@@ -85,6 +85,8 @@ impl Target {
     /// As the port wants it: TLS where it takes nothing else.
     pub async fn wire(&self, name: &str, protocol: &[u8]) -> Result<Box<dyn Wire>> {
         if is_tls_only(name) {
+            // Enrolment offers HTTP/2 only; what is then spoken is another matter.
+            let protocol = if name == "enrol" { tls::ALPN_H2 } else { protocol };
             return Ok(Box::new(self.encrypted(name, protocol).await?));
         }
         Ok(Box::new(self.connect(name, Ipv4Addr::LOCALHOST).await?))
@@ -182,9 +184,16 @@ fn whole(bytes: &[u8]) -> bool {
 
 /// As many open files as this process may have.
 pub fn many_files() -> Result<u64> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: hard,
+            maximum: hard,
+        },
+    )?;
+    let hard = hard.unwrap_or(u64::MAX);
     ensure!(hard > 2048, "only {hard} open files");
     Ok(hard)
 }

@@ -110,13 +110,16 @@ impl Witness {
         };
         let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, stopped) = (Arc::clone(&rounds), Arc::clone(&stop));
-        let task = tokio::spawn(async move {
-            while !stopped.load(Ordering::Relaxed) {
-                work.round(work.seen.rounds).await?;
-                work.seen.rounds += 1;
-                counted.store(work.seen.rounds, Ordering::Relaxed);
-            }
-            Ok(work.seen)
+        let here = tokio::runtime::Handle::current();
+        let task = tokio::task::spawn_blocking(move || {
+            here.block_on(async {
+                while !stopped.load(Ordering::Relaxed) {
+                    work.round(work.seen.rounds).await?;
+                    work.seen.rounds += 1;
+                    counted.store(work.seen.rounds, Ordering::Relaxed);
+                }
+                Ok(work.seen)
+            })
         });
         Ok(Self { rounds, stop, task })
     }
