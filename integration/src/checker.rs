@@ -171,7 +171,17 @@ impl Differences {
                     pool.total
                 ));
             }
-            if pool.promised > pool.total || pool.available != pool.total.saturating_sub(pool.promised) {
+            for volume in &pool.reserved {
+                self.say(format!("pool {name}: bytes are still reserved for {volume}"));
+            }
+            if pool.retained > 0 {
+                self.say(format!(
+                    "pool {name}: {} bytes belong to no volume any more",
+                    pool.retained
+                ));
+            }
+            let free = pool.total.saturating_sub(pool.promised + pool.retained);
+            if pool.promised > pool.total || pool.available != free {
                 self.say(format!(
                     "pool {name}: {} of {} bytes are promised and {} said to be free",
                     pool.promised, pool.total, pool.available

@@ -148,6 +148,8 @@ impl Cluster {
             .arg(&self.state)
             .args(["--port-base", &self.port_base.to_string()]);
         command.args(["--node-name", NODE]);
+        // What is tested may die where it is told to.
+        command.env("SMART_STORAGE_FAULT_POINTS", "allowed");
         if let Some(folder) = env::var_os("SMART_STORAGE_BIN") {
             command.arg("--bin-dir").arg(folder);
         }

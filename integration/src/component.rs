@@ -155,7 +155,8 @@ impl Component {
         }
     }
 
-    /// How it ended, if it did.
+    /// How it ended, if it did. One that found its port or its folder still held is started again: a child that the
+    /// killed one was just about to start holds its files for a moment more, until it runs its own program.
     ///
     /// # Errors
     /// It was never started.
@@ -164,11 +165,18 @@ impl Component {
             .child
             .as_mut()
             .with_context(|| format!("{} was not started", self.name))?;
-        let status = child.try_wait()?;
-        if status.is_some() {
-            self.child = None;
+        let Some(status) = child.try_wait()? else {
+            return Ok(None);
+        };
+        self.child = None;
+        let last = self.last_words();
+        let last = last.lines().last().unwrap_or_default();
+        let held = ["Address already in use", "another agent runs with it"];
+        if status.code() == Some(1) && held.iter().any(|words| last.contains(words)) {
+            self.start()?;
+            return Ok(None);
         }
-        Ok(status)
+        Ok(Some(status))
     }
 
     /// `kill -9`, now.

@@ -73,6 +73,10 @@ pub struct Pool {
     pub promised: u64,
     /// Bytes that it says are free.
     pub available: u64,
+    /// Bytes that it says belong to no volume any more.
+    pub retained: u64,
+    /// Volumes for which bytes are reserved that are not written.
+    pub reserved: Vec<String>,
 }
 
 /// A drive that a pool claimed.
@@ -182,7 +186,7 @@ pub async fn read(cluster: &Cluster) -> Result<Picture> {
     let mut picture = Picture::default();
     objects(cluster, &mut picture).await.context("objects")?;
     filer(cluster, &mut picture).await.context("the filer")?;
-    master(cluster, &mut picture).await.context("the master")?;
+    master(cluster, &mut picture).context("the master")?;
     machine(cluster, &mut picture).context("the machine")?;
     Ok(picture)
 }
@@ -247,6 +251,11 @@ async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
             total: number(&object, "/status/totalCapacityBytes"),
             promised: number(&object, "/status/promisedBytes"),
             available: number(&object, "/status/availableCapacityBytes"),
+            retained: number(&object, "/status/retainedBytes"),
+            reserved: items(&object, "/status/reservations")
+                .iter()
+                .map(|reservation| text(reservation, "/volume"))
+                .collect(),
         };
         picture.pools.insert(text(&object, "/metadata/name"), pool);
     }
@@ -356,32 +365,27 @@ async fn filer(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     Ok(())
 }
 
-async fn master(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
-    let url = format!("{}/vol/status", cluster.variable("WEED_MASTER_URL")?);
-    let answer: Value = cluster
-        .http()
-        .get(url)
-        .send()
-        .await?
-        .error_for_status()?
-        .json()
-        .await?;
-    let centers = answer
-        .pointer("/Volumes/DataCenters")
-        .and_then(Value::as_object)
-        .context("no data centers")?;
-    let racks = centers.values().filter_map(Value::as_object);
-    let servers = racks.flat_map(|racks| racks.values().filter_map(Value::as_object));
+/// What the master sees, by the shell that administrators use: its HTTP is closed.
+fn master(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
+    let said = cluster.weed_shell("volume.list")?;
     let filers_own = cluster.meta_endpoint();
-    for (endpoint, slots) in servers.flatten() {
-        if *endpoint != filers_own {
-            picture.at_master.insert(endpoint.clone());
+    let mut servers = 0;
+    for line in said.lines().map(str::trim_start) {
+        if let Some(rest) = line.strip_prefix("DataNode ") {
+            servers += 1;
+            let endpoint = rest.split(' ').next().unwrap_or_default();
+            if endpoint != filers_own {
+                picture.at_master.insert(endpoint.to_owned());
+            }
         }
-        let collections = items(slots, "").iter().map(|slot| text(slot, "/Collection"));
-        picture
-            .collections
-            .extend(collections.filter(|name| name.starts_with(OURS)));
+        if let Some((_, rest)) = line.split_once("collection:\"") {
+            let name = rest.split('"').next().unwrap_or_default();
+            if name.starts_with(OURS) {
+                picture.collections.insert(name.to_owned());
+            }
+        }
     }
+    ensure!(servers > 0, "volume.list shows no server: {said}");
     Ok(())
 }
 

@@ -150,6 +150,14 @@ fn every_kind_of_difference_is_a_sentence() {
         "1 said to be free",
     );
     check(
+        &|p| p.pools.get_mut("pool").unwrap().reserved.push("uv-9".into()),
+        "still reserved for uv-9",
+    );
+    check(
+        &|p| p.pools.get_mut("pool").unwrap().retained = 1,
+        "1 bytes belong to no volume",
+    );
+    check(
         &|p| {
             let twin = volume(p);
             p.volumes.insert("uv-2".into(), twin);

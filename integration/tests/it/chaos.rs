@@ -1,8 +1,8 @@
 //! A thousand deaths: controller and agent are killed at random moments while requests go on, drives come and go and
 //! data is written. Whatever was acknowledged is there, once; nothing else is.
 //!
-//! `SMART_STORAGE_SEED` repeats a run's choices (what the machine does with them differs), `SMART_STORAGE_KILLS`
-//! sets how many there are.
+//! `SMART_STORAGE_SEED` repeats a run's choices (what the machine makes of them differs), `SMART_STORAGE_KILLS` sets
+//! how many there are.
 
 mod load;
 
@@ -30,7 +30,7 @@ const KILLS: u32 = 1000;
 const WORKERS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// After that no more is killed, however few it were: the suite has a bound.
-const BOUND: Duration = Duration::from_secs(600);
+const BOUND: Duration = Duration::from_secs(900);
 
 /// Numbers that look random and are the same for the same seed (splitmix64).
 #[derive(Clone, Debug)]
@@ -55,13 +55,13 @@ impl Dice {
         self.next() % below.max(1)
     }
 
-    /// How long a program lives: mostly too short for anything, now and then long enough to finish something.
-    fn life(&mut self) -> Duration {
-        Duration::from_millis(match self.below(100) {
-            0..40 => self.below(200),
-            40..80 => 200 + self.below(500),
-            _ => 700 + self.below(1500),
-        })
+    /// How long a program lives, and whether that is counted from its being ready: most die young, the others live
+    /// long enough, on a slow machine as well, to finish something.
+    fn life(&mut self) -> (bool, Duration) {
+        match self.below(100) {
+            0..60 => (false, Duration::from_millis(self.below(700))),
+            _ => (true, Duration::from_millis(self.below(2000))),
+        }
     }
 }
 
@@ -85,9 +85,12 @@ async fn haunt(
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
             .is_ok()
     {
-        tokio::time::sleep(dice.life()).await;
+        let (grown_up, life) = dice.life();
+        if grown_up {
+            component.ready(PATIENCE).await?;
+        }
+        tokio::time::sleep(life).await;
         if let Some(status) = component.ended()? {
-            // With a port or a file still held by the one before it may end at once; anything else is a bug.
             anyhow::bail!("{} ended by itself: {status}", component.name());
         }
         component.kill()?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use smart_storage_integration::{
-    Cluster, MIB, Rest, Setup, cluster::kill9, eventually, needs::INSTANCE, skipped,
+    Cluster, MIB, Rest, Setup, checker, cluster::kill9, eventually, needs::INSTANCE, skipped,
 };
 
 use crate::reading::{list, text};
@@ -118,5 +118,6 @@ async fn every_acknowledged_claim_becomes_ready_once_whatever_dies() -> Result<(
         Ok(Some(()))
     })
     .await?;
+    checker::converged(&cluster, Duration::from_secs(120)).await?;
     Ok(())
 }

@@ -104,37 +104,43 @@ impl Bed {
         }
     }
 
-    /// Does `work` while the step's program dies in it; answers what came of the work, and whether it died.
-    async fn during<T, F>(&mut self, step: Option<&Step>, work: F) -> Result<(T, bool)>
+    /// Does `work` while the steps' programs die in it; answers what came of the work, and which of them died.
+    async fn during<T, F>(&mut self, steps: &[&Step], work: F) -> Result<(T, Vec<bool>)>
     where
         F: Future<Output = Result<T>>,
     {
-        let Some(step) = step else {
-            return Ok((work.await?, false));
-        };
-        let component = self.component(step.program);
-        component.arm(&step.point, step.pass)?;
+        for step in steps {
+            self.component(step.program).arm(&step.point, step.pass)?;
+        }
+        let mut died = vec![false; steps.len()];
         let mut work = std::pin::pin!(work);
-        let mut died = false;
         let done = loop {
             tokio::select! {
                 done = &mut work => break done,
-                () = tokio::time::sleep(Duration::from_millis(10)) => {
-                    died = component.revive().await.with_context(|| format!("{step:?}"))? || died;
-                }
+                () = tokio::time::sleep(Duration::from_millis(10)) => self.revive(steps, &mut died).await?,
             }
         };
-        let done = done.with_context(|| format!("{step:?}, died: {died}"))?;
+        let done = done.with_context(|| format!("{steps:?}, died: {died:?}"))?;
         // The last effects may come after the answer.
         let start = std::time::Instant::now();
-        while !died && start.elapsed() < Duration::from_secs(2) {
+        while died.contains(&false) && start.elapsed() < Duration::from_secs(2) {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            died = component.revive().await?;
+            self.revive(steps, &mut died).await?;
         }
-        component.disarm();
-        died = died || component.revive().await?;
-        self.deaths += u32::from(died);
+        for step in steps {
+            self.component(step.program).disarm();
+        }
+        self.revive(steps, &mut died).await?;
+        self.deaths += u32::try_from(died.iter().filter(|died| **died).count())?;
         Ok((done, died))
+    }
+
+    async fn revive(&mut self, steps: &[&Step], died: &mut [bool]) -> Result<()> {
+        for (step, died) in steps.iter().zip(died) {
+            let revived = self.component(step.program).revive().await;
+            *died = revived.with_context(|| format!("{step:?}"))? || *died;
+        }
+        Ok(())
     }
 
     /// As [`Bed::during`]: it has to die there, and all has to be well afterwards.
@@ -142,14 +148,24 @@ impl Bed {
     where
         F: Future<Output = Result<T>>,
     {
-        let start = std::time::Instant::now();
-        let (done, died) = self.during(step, work).await?;
-        let took = start.elapsed();
-        if let Some(step) = step {
-            println!("  {took:.1?} {step:?}");
-            ensure!(died, "nothing came to {step:?}: its scenario is wrong");
-            self.is_well(&format!("{step:?}")).await?;
+        let Some(step) = step else { return work.await };
+        let (done, died) = self.during(&[step], work).await?;
+        ensure!(died == [true], "nothing came to {step:?}: its scenario is wrong");
+        self.is_well(&format!("{step:?}")).await?;
+        Ok(done)
+    }
+
+    /// As [`Bed::during`] for one step that may not come any more; says whether it did.
+    async fn may_die<T, F>(&mut self, step: &Step, going: &mut bool, work: F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        if !*going {
+            return work.await;
         }
+        let (done, died) = self.during(&[step], work).await?;
+        *going = died == [true];
+        self.is_well(&format!("{step:?}")).await?;
         Ok(done)
     }
 }
@@ -311,27 +327,19 @@ async fn a_death_at_any_write_of_the_store_loses_doubles_and_leaks_nothing() -> 
             point: point.to_owned(),
             pass,
         };
-        // As long as each part has that many writes; a part that ends before is done.
-        let (mut create_is, mut grow_is, mut rotate_is, mut delete_is) = (true, true, true, true);
+        // As long as each part has that many writes.
+        let [mut creates, mut grows, mut rotates, mut deletes] = [true; 4];
         for pass in 1.. {
             let step = step(pass);
-            let armed = |going: bool| going.then_some(&step);
             let name = format!("{point}-{pass}");
-            let (id, died) = bed
-                .during(armed(create_is), create(&instance, &name, 4 * MIB))
+            let id = bed
+                .may_die(&step, &mut creates, create(&instance, &name, 4 * MIB))
                 .await?;
-            create_is = died;
-            bed.is_well(&format!("creating, {step:?}")).await?;
-            let ((), died) = bed.during(armed(grow_is), grow(&instance, &id, 60 * MIB)).await?;
-            grow_is = died;
-            bed.is_well(&format!("growing, {step:?}")).await?;
-            let (_, died) = bed.during(armed(rotate_is), rotate(&instance, &id)).await?;
-            rotate_is = died;
-            bed.is_well(&format!("rotating, {step:?}")).await?;
-            let ((), died) = bed.during(armed(delete_is), delete(&instance, &id)).await?;
-            delete_is = died;
-            bed.is_well(&format!("deleting, {step:?}")).await?;
-            if !(create_is || grow_is || rotate_is || delete_is) {
+            bed.may_die(&step, &mut grows, grow(&instance, &id, 60 * MIB))
+                .await?;
+            bed.may_die(&step, &mut rotates, rotate(&instance, &id)).await?;
+            bed.may_die(&step, &mut deletes, delete(&instance, &id)).await?;
+            if !(creates || grows || rotates || deletes) {
                 break;
             }
             ensure!(pass < 60, "a request needs more than {pass} writes");
@@ -415,6 +423,18 @@ pub fn put_away(drive: &LoopDrive) -> Result<()> {
     Ok(std::fs::remove_file(&drive.file)?)
 }
 
+/// The controller's points of one part, and after them each of its writes, as long as there are some.
+fn with_writes(steps: &[Step], writes_end: bool, round: usize) -> Option<Step> {
+    let pass = u32::try_from(round.checked_sub(steps.len()).map_or(0, |past| past + 1)).unwrap_or(0);
+    steps.get(round).cloned().or_else(|| {
+        (!writes_end).then(|| Step {
+            program: "controller",
+            point: "store-after-commit".to_owned(),
+            pass,
+        })
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_at_any_point_of_a_drive_s_way_loses_doubles_and_leaks_nothing() -> Result<()> {
     if skipped("every step: drives", &INSTANCE)? {
@@ -423,42 +443,47 @@ async fn a_death_at_any_point_of_a_drive_s_way_loses_doubles_and_leaks_nothing()
     let mut bed = Bed::start("drives").await?;
     let instance = bed.cluster.another_view();
     let steps = bed.steps(&DRIVES)?;
-    let none = Vec::new();
-    let (taking, releasing) = (
-        steps.get("Take").unwrap_or(&none),
-        steps.get("Release").unwrap_or(&none),
-    );
-    let all = taking.len() + releasing.len();
-    for round in 0..taking.len().max(releasing.len()) {
-        let drive = bed.cluster.attach(&format!("step-{round}"), 600 * MIB)?;
-        bed.must_die(taking.get(round), take(&instance)).await?;
-        bed.must_die(releasing.get(round), release(&instance)).await?;
-        put_away(&drive)?;
-    }
-    ensure!(
-        usize::try_from(bed.deaths)? == all,
-        "{} deaths at {all} points",
-        bed.deaths
-    );
-    println!("  died at each of {all} points, and all was well");
-    // And the controller at every write of the same way.
-    for pass in 1.. {
-        let step = Step {
-            program: "controller",
-            point: "store-after-commit".to_owned(),
-            pass,
-        };
-        let drive = bed.cluster.attach(&format!("write-{pass}"), 600 * MIB)?;
-        let ((), taken) = bed.during(Some(&step), take(&instance)).await?;
-        bed.is_well(&format!("taking, {step:?}")).await?;
-        let ((), released) = bed.during(Some(&step), release(&instance)).await?;
-        bed.is_well(&format!("releasing, {step:?}")).await?;
-        put_away(&drive)?;
-        if !(taken || released) {
-            println!("  died at each of {} writes, and all was well", pass - 1);
+    let of = |program: &str, part: &str| -> Vec<Step> {
+        let steps = steps.get(part).into_iter().flatten();
+        steps.filter(|step| step.program == program).cloned().collect()
+    };
+    let parts = ["Take", "Release"];
+    let controller = parts.map(|part| of("controller", part));
+    let agent = parts.map(|part| of("agent", part));
+    let mut writes_end = [false, false];
+    let mut writes = 0;
+    for round in 0.. {
+        // Both programs die in one go: the controller at its points and then at each of its writes.
+        let armed = [0, 1].map(|part| {
+            let mine = with_writes(&controller[part], writes_end[part], round);
+            (mine, agent[part].get(round).cloned())
+        });
+        if armed.iter().all(|(one, other)| one.is_none() && other.is_none()) {
             break;
         }
-        ensure!(pass < 60, "a drive needs more than {pass} writes");
+        ensure!(round < 60, "a drive needs more than {round} writes");
+        let drive = bed.cluster.attach(&format!("step-{round}"), 600 * MIB)?;
+        for (part, (mine, agents)) in armed.iter().enumerate() {
+            let both: Vec<&Step> = mine.iter().chain(agents).collect();
+            let died = if part == 0 {
+                bed.during(&both, take(&instance)).await?.1
+            } else {
+                bed.during(&both, release(&instance)).await?.1
+            };
+            for (step, died) in both.iter().zip(died) {
+                if step.point == "store-after-commit" {
+                    writes += u32::from(died);
+                    writes_end[part] = !died;
+                } else {
+                    ensure!(died, "nothing came to {step:?}: its scenario is wrong");
+                }
+            }
+            bed.is_well(&format!("{both:?}")).await?;
+        }
+        put_away(&drive)?;
     }
+    let all: usize = controller.iter().chain(&agent).map(Vec::len).sum();
+    ensure!(writes >= 20, "{writes} writes: drives need more than that");
+    println!("  died at each of {all} points and {writes} writes, and all was well");
     Ok(())
 }

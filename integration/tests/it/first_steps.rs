@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
 use smart_storage_integration::{
-    Component, Rest, cluster::free_ports, component::FAULT, drives::run, quietly,
+    Component, Rest, cluster::free_ports, component::FAULT, drives::run, needs::INSTANCE, quietly, skipped,
 };
 
 use crate::reading::text;
@@ -181,6 +181,33 @@ async fn a_controller_that_dies_while_it_makes_its_first_files_makes_the_rest_at
     println!(
         "  died {deaths} times at {} points of the first start",
         points.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn programs_that_can_be_told_to_die_are_not_started_for_users() -> Result<()> {
+    if skipped("first steps: up", &INSTANCE)? {
+        return Ok(());
+    }
+    let state = tempfile::tempdir()?;
+    let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/standalone/up");
+    let said = Command::new(up)
+        .arg("--state")
+        .arg(state.path())
+        .args(["--port-base", &free_ports()?.to_string()])
+        .arg("--bin-dir")
+        .arg(env::var("SMART_STORAGE_BIN")?)
+        .output()?;
+    let words = String::from_utf8_lossy(&said.stderr);
+    ensure!(
+        !said.status.success() && words.contains("fault points"),
+        "{}: {words}",
+        said.status
+    );
+    ensure!(
+        names(&state.path().join("run"))?.is_empty(),
+        "something was started"
     );
     Ok(())
 }
