@@ -34,7 +34,10 @@ use smart_storage_proto::{
 use tonic::transport::Channel;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::session::connect::{self, ConnectError};
+use crate::{
+    member::fault,
+    session::connect::{self, ConnectError},
+};
 
 const IDENTITY: &str = "identity.pem";
 const CA: &str = "ca.pem";
@@ -219,10 +222,13 @@ impl NodeIdentity {
         let pem = |all: &[CertificateDer<'_>]| all.iter().map(tls::certificate_pem).collect::<String>();
         // The CA first: an identity is never there without what it trusts.
         write_private(&folder.join(CA), &pem(&self.ca))?;
+        fault::point("identity-ca-written");
         write_private(
             &folder.join(IDENTITY),
             &(pair.serialize_pem() + &pem(&self.identity.chain)),
-        )
+        )?;
+        fault::point("identity-written");
+        Ok(())
     }
 
     /// Reads it from `<data_dir>/identity/`; `None` where the node was never enrolled.
@@ -356,6 +362,7 @@ fn write_private(path: &Path, content: &str) -> Result<(), EnrolError> {
             .open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
+        fault::point("identity-file-unnamed");
         fs::rename(&temporary, path)?;
         path.parent()
             .map_or(Ok(()), |folder| File::open(folder)?.sync_all())

@@ -9,6 +9,8 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod holders;
 pub mod ioctl;
 pub mod linux;

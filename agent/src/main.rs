@@ -42,6 +42,7 @@ use tracing::{info, warn};
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    member::fault::announce();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if error.use_stderr() => {

@@ -14,6 +14,8 @@
 
 mod expected;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod journey;
 mod judge;

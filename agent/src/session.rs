@@ -316,6 +316,7 @@ impl Keeper {
 
     async fn enrol(&mut self) -> Result<NodeIdentity, EnrolError> {
         let identity = self.session.enrolment.enrol().await?;
+        member::fault::point("identity-received");
         identity.store(&self.session.data_dir)?;
         self.distrusted = false;
         self.session

@@ -1,5 +1,7 @@
 //! What the benches measure on: fleets of realistic drives, made without dice, so that every run measures the
-//! same thing. It measures nothing by itself.
+//! same thing, and the [`fleet`] of simulated agents. It measures nothing by itself.
+
+pub mod fleet;
 
 use std::sync::Arc;
 

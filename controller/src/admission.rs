@@ -50,7 +50,10 @@ impl Nodes {
         };
         let api = Api::<StorageNode>::all(self.client.clone());
         match api.create(&PostParams::default(), &object).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                crate::fault::point("node-made");
+                Ok(())
+            }
             Err(error) if is_already_there(&error) => match api.get(node.as_str()).await {
                 Ok(there) if there.spec.node_name == node.as_str() && there.spec.auto_discover => Ok(()),
                 Ok(_) => Err(format!(

@@ -7,6 +7,8 @@
 //! [`serve_streams`] belongs on the agents' port (mTLS), [`serve_enrolment`] on the enrolment port.
 
 pub mod enrol;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod identity;
 pub mod limit;
 pub mod roster;
@@ -40,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
 
 use self::roster::Roster;
-use crate::{pki::Authority, telemetry::AgentMetrics};
+use crate::{api::grpc::guard, pki::Authority, telemetry::AgentMetrics};
 
 pub use pb::{CommandResult, EnsureMember, ExpectedDrive, ReleaseMember, WeedVolume};
 
@@ -300,7 +302,7 @@ pub fn serve_streams(hub: Arc<AgentsHub>, authority: Arc<Authority>) -> Router {
 /// The enrolment service as a router for the enrolment port.
 pub fn serve_enrolment(enrolment: enrol::Enrolment) -> Router {
     let service = EnrolmentServiceServer::new(enrolment).max_decoding_message_size(64 << 10);
-    Routes::new(service).prepare().into_axum_router()
+    guard::tamed(Routes::new(service).prepare().into_axum_router())
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -1,6 +1,8 @@
 //! Builds everything once and runs it: ports first, then the store, the authority, the watches, the hub, the
 //! reconcilers and the listeners. Ends on SIGTERM or SIGINT; what was acknowledged is on disk before.
 
+mod rooms;
+
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -14,7 +16,7 @@ use axum::Router;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client};
+use kube::{Api, Client, runtime::reflector::Store};
 use smart_storage_core::{drive::DriveId, drive::NodeName, identity::KnownDrive, registry::Registry};
 use smart_storage_proto::agent::v1::ProbeNow;
 use tokio::{
@@ -30,15 +32,17 @@ use crate::{
     agents::{AgentsHub, Command, HubSettings, enrol::Enrolment, serve_enrolment, serve_streams, tokens},
     api::{auth::Bearer, grpc::grpc_router, rest::rest_router},
     config::Config,
-    crd,
+    crd::{self, UnifiedStorageClaim},
     embedded::{Embedded, auth::require_token},
     leader, listen,
     metrics::Metrics,
     pki::Pki,
     reconcile::{self, Backends, Change, Context, Planner, Rotation, Stores},
-    service::{AgentAway, Agents, Health as ServiceHealth, Parts, Service},
-    telemetry::{self, AgentMetrics, Health, health_router, metrics_router},
+    service::{AgentAway, Agents, ClaimFinder, Health as ServiceHealth, Parts, Service, lookup::goes_by},
+    telemetry::{self, AgentMetrics, Health, TokenRefusals, health_router, metrics_router},
 };
+
+use self::rooms::Rooms;
 
 const CHANGES: usize = 4096;
 /// A claim is judged within milliseconds; a busy machine may take longer, and the answer does not wait for that.
@@ -129,9 +133,11 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let pki = Pki::open(&config.data_dir, &[], SystemTime::now()).map_err(|e| other("the PKI")(&e))?;
     let pki = Arc::new(pki);
     let token = secret_file(&config.data_dir.join("admin.token"), new_token)?;
+    crate::fault::point("admin-token-written");
     let cluster_id = secret_file(&config.data_dir.join("cluster-id"), || {
         uuid::Uuid::new_v4().to_string()
     })?;
+    crate::fault::point("cluster-id-written");
     let store = config.data_dir.join("store.redb");
     let embedded = Embedded::open(&store, crd::all())
         .await
@@ -144,16 +150,20 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     )
     .await
     .map_err(|e| other("the leader's Lease")(&e))?;
+    crate::fault::point("lead-taken");
     let house = House::build(&config, client, cluster_id, epoch, &stop).await?;
     let health = Health::new();
     let service = house.service(&embedded, &health, &stop);
-    let bearer = Bearer::new(&token).map_err(|e| other("the token")(&e))?;
+    let bearer = Bearer::new(&token)
+        .map_err(|e| other("the token")(&e))?
+        .counting(house.refusals.clone());
     let observe: crate::api::observe::Metrics = {
         let metrics = house.metrics.clone();
         Arc::new(move |done| metrics.requested(done))
     };
     let grpc = grpc_router(Arc::clone(&service), bearer.clone(), Arc::clone(&observe))
         .map_err(|e| other("gRPC")(&e))?;
+    let kube_api = require_token(embedded.router(), bearer.clone());
     let enrolment = Enrolment::new(
         config.data_dir.clone(),
         Arc::clone(pki.authority()),
@@ -161,9 +171,17 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     );
     let streams = serve_streams(Arc::clone(&house.context.hub), Arc::clone(pki.authority()));
     let loopback = listen::Mode::TlsOrLoopbackPlain;
+    let rooms = Rooms::within(rooms::descriptors());
     let mut tasks = JoinSet::new();
     let mut open = |flag: &str, router: Router, mode: listen::Mode| -> Result<(), AppError> {
-        tasks.spawn(listen::serve(ports.take(flag)?, router, mode, stop.clone()));
+        let listener = ports.take(flag)?;
+        tasks.spawn(listen::serve_with(
+            listener,
+            router,
+            mode,
+            rooms.of(flag),
+            stop.clone(),
+        ));
         Ok(())
     };
     open(
@@ -178,17 +196,17 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         serve_enrolment(enrolment),
         listen::Mode::Tls(pki.enrolment()),
     )?;
-    open(
-        "--kube-api-addr",
-        require_token(embedded.router(), &token),
-        listen::Mode::Tls(pki.public()),
-    )?;
+    open("--kube-api-addr", kube_api, listen::Mode::Tls(pki.public()))?;
     open(
         "--health-addr",
         health_router(watched(&health, &embedded)),
         listen::Mode::Plain,
     )?;
-    open("--metrics-addr", house.metrics_router(), listen::Mode::Plain)?;
+    open(
+        "--metrics-addr",
+        house.metrics_router(embedded.clone()),
+        listen::Mode::Plain,
+    )?;
     tasks.spawn(Arc::clone(&pki).keep_fresh(stop.clone()));
     tasks.spawn(watch_store(health.clone(), embedded.clone(), stop.clone()));
     tasks.spawn(house.run(stop.clone()));
@@ -215,6 +233,7 @@ struct House {
     context: Arc<Context>,
     changes: broadcast::Sender<Change>,
     metrics: Metrics,
+    refusals: TokenRefusals,
     scraped: Arc<std::sync::Mutex<Option<prometheus_client::registry::Registry>>>,
 }
 
@@ -232,6 +251,7 @@ impl House {
             .map_err(|e| other("the first lists")(&e))?;
         let mut scraped = telemetry::registry();
         let metrics = Metrics::register(&mut scraped);
+        let refusals = TokenRefusals::register(&mut scraped);
         let admission = admission::Nodes::new(client.clone(), stores.nodes.clone(), config.auto_discover);
         let settings = HubSettings {
             cluster_id: cluster_id.clone(),
@@ -254,11 +274,13 @@ impl House {
             cluster_id,
             Arc::new(Timestamp::now),
             observed,
+            changes.clone(),
         );
         Ok(Self {
             context: Arc::new(context),
             changes,
             metrics,
+            refusals,
             scraped: Arc::new(std::sync::Mutex::new(Some(scraped))),
         })
     }
@@ -276,9 +298,13 @@ impl House {
                 context.client.clone(),
                 context.stores.clone(),
                 Arc::clone(&context.backends),
+                self.changes.clone(),
             )),
             agents: Arc::new(Probes {
                 context: Arc::clone(context),
+            }),
+            finder: Arc::new(ClaimsInMind {
+                claims: context.stores.claims.clone(),
             }),
             clock: Arc::new(Timestamp::now),
             first_look: FIRST_LOOK,
@@ -293,7 +319,7 @@ impl House {
         }))
     }
 
-    fn metrics_router(&self) -> Router {
+    fn metrics_router(&self, embedded: Embedded) -> Router {
         let scraped = self
             .scraped
             .lock()
@@ -302,6 +328,7 @@ impl House {
         let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
         metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
             metrics.count(&context.registry, &context.stores);
+            metrics.store(embedded.is_writable());
         })
     }
 
@@ -403,6 +430,22 @@ async fn expel_unnamed(
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
         }
+    }
+}
+
+/// The claims as the watch has them.
+struct ClaimsInMind {
+    claims: Store<UnifiedStorageClaim>,
+}
+
+impl ClaimFinder for ClaimsInMind {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        let found = self.claims.find(|claim| goes_by(claim, id));
+        let place = found.and_then(|claim| {
+            let metadata = &claim.metadata;
+            Some((metadata.namespace.clone()?, metadata.name.clone()?))
+        });
+        Box::pin(std::future::ready(place))
     }
 }
 
@@ -534,6 +577,11 @@ fn secret_file(path: &Path, make: impl Fn() -> String) -> Result<String, AppErro
         .map_err(fail("cannot write"))?;
     io::Write::write_all(&mut file, format!("{text}\n").as_bytes()).map_err(fail("cannot write"))?;
     file.sync_all().map_err(fail("cannot write"))?;
+    crate::fault::point("secret-file-unnamed");
     fs::rename(&next, path).map_err(fail("cannot write"))?;
+    let folder = path.parent().unwrap_or(path);
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail("cannot write"))?;
     Ok(text)
 }

@@ -46,6 +46,8 @@ pub const LABEL_NODE: &str = "storage.billyronks.io/node";
 pub const LABEL_TRANSPORT: &str = "storage.billyronks.io/transport";
 /// Annotation on a member whose node is gone for ever: its own name lets the object go.
 pub const ANNOTATION_ABANDON: &str = "storage.billyronks.io/abandon";
+/// Annotation on a volume whose growth was given up half-way: the version that it must not build on.
+pub const ANNOTATION_FENCE: &str = "storage.billyronks.io/fence";
 /// Annotation on a claim made through REST or gRPC: a digest of the request, to tell a repeat from a conflict.
 pub const ANNOTATION_REQUEST: &str = "storage.billyronks.io/request-digest";
 

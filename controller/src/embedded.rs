@@ -35,10 +35,12 @@ mod watching;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
@@ -48,9 +50,17 @@ use service::{FIXED_NAMESPACES, LARGEST_BODY, Service, refusal};
 use status::ApiError;
 use store::{Key, Place, Store, Transaction};
 
+use crate::listen::Room;
 use json::set;
+use request::Query;
 pub use service::Clock;
 pub use store::{Limits, StoreError};
+
+/// Requests, and watches, under way at once over HTTP; one more is told to come back.
+const CALLS: usize = 512;
+const WATCHES: usize = 1024;
+/// The longest time that a body may take.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// Why the API cannot start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +124,8 @@ impl Embedded {
             kinds.iter().try_for_each(|kind| complete(transaction, kind))
         };
         service.store.write(false, begin).await?;
+        // Nobody can hold a revision from before the API was there.
+        service.store.forget();
         Ok(Self { service })
     }
 
@@ -134,10 +146,25 @@ impl Embedded {
     /// The same API over HTTP; put [`auth::require_token`] in front of it.
     pub fn router(&self) -> Router {
         let service = Arc::clone(&self.service);
+        let (calls, watches) = (Room::new(CALLS), Room::new(WATCHES));
         Router::new().fallback_service(tower::service_fn(move |request: Request<Body>| {
-            let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(over_http(&service, request).await) }
+            let (service, calls, watches) = (Arc::clone(&service), calls.clone(), watches.clone());
+            async move {
+                let watch = Query::parse(request.uri()).is_ok_and(|query| query.flag("watch"));
+                let room = if watch { watches } else { calls };
+                let Some(place) = room.enter() else {
+                    return Ok::<_, Infallible>(too_many());
+                };
+                let response = over_http(&service, request).await;
+                Ok(place.until_the_end_of(response))
+            }
         }))
+    }
+
+    /// Forgets the history, as a real server's store is compacted: watches and pages from before are expired.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.service.store.forget();
     }
 
     /// Whether the last write reached the disk.
@@ -153,10 +180,21 @@ impl Embedded {
 
 async fn over_http(service: &Arc<Service>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    match axum::body::to_bytes(body, LARGEST_BODY).await {
-        Ok(body) => service.handle(parts, body).await,
-        Err(_) => refusal(&ApiError::too_large(LARGEST_BODY)),
+    let body = Limited::new(body, LARGEST_BODY).collect();
+    match tokio::time::timeout(BODY_TIME, body).await {
+        Ok(Ok(body)) => service.handle(parts, body.to_bytes()).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => refusal(&ApiError::too_large(LARGEST_BODY)),
+        Ok(Err(_)) => refusal(&ApiError::bad_request("the body broke off")),
+        Err(_) => refusal(&ApiError::late(BODY_TIME)),
     }
+}
+
+fn too_many() -> Response<Body> {
+    let mut response = refusal(&ApiError::too_many());
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// Makes what is always there: two namespaces and the definitions. Writes nothing that is right already.

@@ -19,4 +19,5 @@ pub mod metrics;
 pub mod pki;
 pub mod reconcile;
 pub mod service;
+pub mod tally;
 pub mod telemetry;

@@ -1,31 +1,64 @@
 //! The one way every port is served: accept, bound the handshake, hand HTTP/1.1 and HTTP/2 to an axum router.
 //!
+//! Whoever comes may be hostile, so everything is bounded: connections, the time for a handshake, a request's head, an
+//! answer that nobody takes, and silence; the sizes of heads, frames and windows. When a port is full, connections
+//! without a request make room for new ones, those of the peer with the most of them first. How many requests are
+//! under way at once ([`Room`]) and how long a body may take ([`Timely`]) the routers say, because they know how to
+//! refuse.
+//!
 //! gRPC services come in as a router too (`tonic::service::Routes::into_axum_router`), so TLS, limits, the
 //! [`Peer`] extension and the graceful end are the same on all ports. Nothing here reads a configuration, picks a
 //! certificate or decides who may do what: a router sees the [`Peer`] and judges for itself.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+mod bodies;
+mod connections;
+mod lingering;
+mod room;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use axum::{Extension, Router, response::IntoResponse};
-use http::{StatusCode, header};
+use axum::{
+    Extension, Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
-    service::TowerToHyperService,
 };
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
+
+pub use self::{
+    bodies::Timely,
+    room::{Place, Room},
+};
+use self::{
+    bodies::Watched,
+    connections::{Activity, Connections, Open, Patience},
+    lingering::Lingering,
+};
+use crate::tally::Tally;
 
 /// The TLS configuration of a port. Connections made after a swap use the new one; older ones live on.
 pub type TlsSource = Arc<ArcSwap<ServerConfig>>;
@@ -35,7 +68,7 @@ pub type TlsSource = Arc<ArcSwap<ServerConfig>>;
 pub enum Mode {
     /// Plain HTTP for everybody (health and metrics).
     Plain,
-    /// TLS and nothing else.
+    /// TLS for everybody; a clear 426 for any plain request.
     Tls(TlsSource),
     /// TLS for everybody; plain HTTP for peers on loopback, a clear 426 for any other plain request.
     TlsOrLoopbackPlain(TlsSource),
@@ -44,12 +77,18 @@ pub enum Mode {
 /// Bounds of one port.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time; further ones wait in the kernel's backlog.
+    /// Connections at a time. For one more an idle one is ended; where none is idle, the new one.
     pub connections: usize,
+    /// Requests at a time in one HTTP/2 connection.
+    pub streams: u32,
     /// From accept to the end of the TLS handshake.
     pub handshake: Duration,
-    /// For the first byte of a connection, and for each request's head.
+    /// For the first request of a connection, and for each request's head.
     pub header_read: Duration,
+    /// Without a request, once there was one.
+    pub idle: Duration,
+    /// For an answer that the client does not take.
+    pub untaken: Duration,
     /// For open requests once the shutdown began; then they are cut.
     pub drain: Duration,
 }
@@ -57,13 +96,38 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 8192,
+            connections: 2048,
+            streams: 128,
             handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(30),
+            idle: Duration::from_secs(120),
+            untaken: Duration::from_secs(60),
             drain: Duration::from_secs(5),
         }
     }
 }
+
+impl Limits {
+    const fn patience(&self) -> Patience {
+        Patience {
+            first: self.header_read,
+            idle: self.idle,
+            untaken: self.untaken,
+        }
+    }
+}
+
+/// A request's head at most, over HTTP/1 in bytes, over HTTP/2 as the sum of its fields.
+const HEAD: usize = 32 << 10;
+/// Bytes of one HTTP/2 stream, and of all of a connection, that may be on their way without being read.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Requests that a client may begin and take back at once before it has to wait, or is cut.
+const RESETS: usize = 64;
+/// How long, and how many bytes, a client that was refused may go on sending before the connection is cut under it:
+/// cut earlier, many would never see why.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 << 20;
 
 /// Who sent a request; in the extensions of every request.
 #[derive(Debug, Clone)]
@@ -85,6 +149,18 @@ impl Peer {
     }
 }
 
+/// Whom an address stands for: an IPv6 peer owns a /64, and would otherwise be as many peers as it likes.
+#[must_use]
+pub fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
 /// Serves `router` until `shutdown`, with the default [`Limits`]; returns when all connections have ended.
 pub async fn serve(listener: TcpListener, router: Router, mode: Mode, shutdown: CancellationToken) {
     serve_with(listener, router, mode, Limits::default(), shutdown).await;
@@ -98,15 +174,26 @@ pub async fn serve_with(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let slots = Arc::new(Connections::new(limits.connections));
+    let (turned_away, failed) = (Tally::default(), Tally::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, &failed) => accepted,
         };
-        let Some((stream, addr, slot)) = accepted else {
+        let Some((stream, addr)) = accepted else {
+            continue;
+        };
+        let Some(open) = slots.admit(network(addr.ip()), Instant::now()) else {
+            if let Some(count) = turned_away.note(Instant::now()) {
+                warn!(
+                    count,
+                    connections = limits.connections,
+                    "full: connections turned away"
+                );
+            }
             continue;
         };
         let connection = Connection {
@@ -114,14 +201,9 @@ pub async fn serve_with(
             router: router.clone(),
             limits,
             shutdown: shutdown.clone(),
+            activity: Arc::clone(&open.activity),
         };
-        let mode = mode.clone();
-        connections.spawn(async move {
-            if let Err(error) = connection.run(stream, mode).await {
-                debug!(peer = %addr, error = %error, "connection ended");
-            }
-            drop(slot);
-        });
+        connections.spawn(attend(connection, stream, mode.clone(), open));
     }
     drop(listener);
     let drained = timeout(limits.drain, async {
@@ -134,23 +216,38 @@ pub async fn serve_with(
     }
 }
 
+async fn attend(connection: Connection, stream: TcpStream, mode: Mode, open: Open) {
+    let (peer, evicted) = (connection.addr, open.activity.evicted.clone());
+    let ended = tokio::select! {
+        ended = connection.run(stream, mode) => ended,
+        () = evicted.cancelled() => Err(ConnectionError::Evicted),
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "connection ended");
+    }
+    drop(open);
+}
+
 async fn accept(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    slots: &Connections,
+    failed: &Tally,
+) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
         Ok((stream, addr)) => {
             // Small answers should not wait for more of themselves.
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(error = %error, "TCP_NODELAY refused");
             }
-            Some((stream, addr, slot))
+            Some((stream, addr))
         }
         Err(error) => {
-            warn!(error = %error, "accept failed");
             // Out of descriptors is the usual cause: it passes only when connections end.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let ended = slots.relieve();
+            if let Some(count) = failed.note(Instant::now()) {
+                warn!(count, %error, ended, "accept failed");
+            }
+            sleep(Duration::from_millis(100)).await;
             None
         }
     }
@@ -160,8 +257,10 @@ async fn accept(
 enum ConnectionError {
     #[error("no handshake in time")]
     HandshakeTime,
-    #[error("no request in time")]
+    #[error("silent for too long")]
     Idle,
+    #[error("ended to make room")]
+    Evicted,
     #[error("TLS handshake: {0}")]
     Handshake(#[source] io::Error),
     #[error("connection: {0}")]
@@ -175,6 +274,7 @@ struct Connection {
     router: Router,
     limits: Limits,
     shutdown: CancellationToken,
+    activity: Arc<Activity>,
 }
 
 /// First byte of a TLS record that carries a handshake.
@@ -182,22 +282,21 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 impl Connection {
     async fn run(self, stream: TcpStream, mode: Mode) -> Result<(), ConnectionError> {
-        match mode {
-            Mode::Plain => self.plain(stream).await,
-            Mode::Tls(source) => self.tls(stream, &source).await,
-            Mode::TlsOrLoopbackPlain(source) => {
-                if self.first_byte(&stream).await? == Some(TLS_HANDSHAKE) {
-                    self.tls(stream, &source).await
-                } else if self.addr.ip().to_canonical().is_loopback() {
-                    self.plain(stream).await
-                } else {
-                    let refusing = Self {
-                        router: Router::new().fallback(refuse_plain),
-                        ..self
-                    };
-                    refusing.plain(stream).await
-                }
-            }
+        let (source, plain_too) = match mode {
+            Mode::Plain => return self.plain(stream).await,
+            Mode::Tls(source) => (source, false),
+            Mode::TlsOrLoopbackPlain(source) => (source, self.addr.ip().to_canonical().is_loopback()),
+        };
+        if self.first_byte(&stream).await? == Some(TLS_HANDSHAKE) {
+            self.tls(stream, &source).await
+        } else if plain_too {
+            self.plain(stream).await
+        } else {
+            let refusing = Self {
+                router: Router::new().fallback(refuse_plain),
+                ..self
+            };
+            refusing.plain(stream).await
         }
     }
 
@@ -250,37 +349,107 @@ impl Connection {
         if first.map_err(|_| ConnectionError::Idle)??.is_empty() {
             return Ok(());
         }
+        let server = self.server();
+        let (router, activity) = (self.router.layer(Extension(peer)), Arc::clone(&self.activity));
+        let service = service_fn(move |request| answer(router.clone(), activity.begin(), request));
+        let stream = Lingering::new(stream);
+        let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            done = connection.as_mut() => return done.map_err(ConnectionError::Http),
+            () = self.shutdown.cancelled() => {}
+            () = silence(&self.activity, self.limits.patience()) => {
+                // Told to go, a client that lives goes at once.
+                connection.as_mut().graceful_shutdown();
+                return match timeout(LINGER, connection).await {
+                    Ok(done) => done.map_err(ConnectionError::Http),
+                    Err(_) => Err(ConnectionError::Idle),
+                };
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await.map_err(ConnectionError::Http)
+    }
+
+    fn server(&self) -> auto::Builder<TokioExecutor> {
         let mut server = auto::Builder::new(TokioExecutor::new());
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_read);
+            .header_read_timeout(self.limits.header_read)
+            .max_buf_size(HEAD);
         server
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(256)
+            .max_concurrent_streams(self.limits.streams)
+            .max_header_list_size(HEAD as u32)
+            .max_frame_size(16 << 10)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(STREAM_WINDOW as usize)
+            .max_pending_accept_reset_streams(RESETS)
+            .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10));
-        let service = TowerToHyperService::new(self.router.layer(Extension(peer)));
-        let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        tokio::select! {
-            done = connection.as_mut() => return done.map_err(ConnectionError::Http),
-            () = self.shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await.map_err(ConnectionError::Http)
+        server
     }
 }
 
-async fn refuse_plain() -> impl IntoResponse {
-    (
+/// Comes back when the connection was silent for too long.
+async fn silence(activity: &Activity, patience: Patience) {
+    loop {
+        match activity.deadline(patience) {
+            Some(deadline) if deadline <= Instant::now() => return,
+            Some(deadline) => sleep_until(deadline).await,
+            None => sleep(patience.idle.min(patience.untaken)).await,
+        }
+    }
+}
+
+async fn answer(
+    router: Router,
+    under_way: connections::Request,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let response = if host_is_clear(request.version(), request.headers()) {
+        router.oneshot(request.map(Body::new)).await?
+    } else {
+        refusal(
+            StatusCode::BAD_REQUEST,
+            "The request cannot be read",
+            "an HTTP/1.1 request has exactly one Host header",
+        )
+    };
+    Ok(response.map(|body| Body::new(Watched::new(body, under_way))))
+}
+
+/// RFC 9112, 3.2: two hosts, or none, and somebody on the way may have read another request than we do.
+fn host_is_clear(version: Version, headers: &HeaderMap) -> bool {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    match version {
+        Version::HTTP_11 => hosts == 1,
+        _ => hosts <= 1,
+    }
+}
+
+/// A refusal in the name of the port.
+fn refusal(status: StatusCode, title: &str, detail: &str) -> Response {
+    let problem = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
+    });
+    let media_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, media_type, problem.to_string()).into_response()
+}
+
+async fn refuse_plain() -> Response {
+    let mut response = refusal(
         StatusCode::UPGRADE_REQUIRED,
-        [
-            (header::CONTENT_TYPE, "application/problem+json"),
-            (header::UPGRADE, "TLS/1.3"),
-            (header::CONNECTION, "upgrade, close"),
-        ],
-        r#"{"type":"about:blank","title":"TLS required","status":426,"detail":"this port answers plain HTTP to peers on loopback only; use https"}"#,
-    )
+        "TLS required",
+        "this port speaks TLS; use https (plain HTTP is answered on the public ports to peers on loopback only)",
+    );
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("TLS/1.3"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade, close"));
+    response
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use clap::Parser as _;
 use smart_storage_controller::{
     app,
     config::{Command, CommandLine, Config, EXIT_USAGE},
-    pki, telemetry,
+    fault, pki, telemetry,
 };
 
 fn main() -> ExitCode {
+    fault::announce();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
         Err(error) if error.use_stderr() => {

@@ -39,6 +39,7 @@ pub struct Metrics {
     requests: Family<Labels<4>, Counter>,
     request_seconds: Family<Labels<2>, Histogram>,
     leader: Gauge,
+    store_writable: Gauge,
 }
 
 fn seconds() -> Histogram {
@@ -63,6 +64,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
             leader: Gauge::default(),
+            store_writable: Gauge::default(),
         };
         let m = &metrics;
         registry.register("nodes", "Nodes by phase", m.nodes.clone());
@@ -118,12 +120,22 @@ impl Metrics {
             duration,
         );
         registry.register("leader", "1 while this process leads", m.leader.clone());
+        registry.register(
+            "store_writable",
+            "1 while the last write of the embedded store reached the disk",
+            m.store_writable.clone(),
+        );
         metrics
     }
 
     /// This process leads.
     pub fn leads(&self) {
         self.leader.set(1);
+    }
+
+    /// Whether the last write of the store reached the disk.
+    pub fn store(&self, writable: bool) {
+        self.store_writable.set(i64::from(writable));
     }
 
     /// A reconcile is done.

@@ -115,6 +115,8 @@ impl Authority {
             .open(&lock_path)
             .map_err(|e| file_error(&lock_path, e))?;
         lock.lock().map_err(|e| file_error(&lock_path, e))?;
+        files::sweep(&dir);
+        files::sweep(&data_dir.join("join-tokens"));
         let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         match (certificate.exists(), key.exists()) {
             (true, true) => {}
@@ -136,7 +138,10 @@ impl Authority {
         valid(&mut params, now, CA_LIFE);
         let made = params.self_signed(&pair).map_err(PkiError::Make)?;
         write_private(key, pair.serialize_pem().as_bytes())?;
-        write_private(certificate, made.pem().as_bytes())
+        crate::fault::point("ca-key-written");
+        write_private(certificate, made.pem().as_bytes())?;
+        crate::fault::point("ca-written");
+        Ok(())
     }
 
     fn load(certificate_path: &Path, key_path: &Path) -> Result<Self, PkiError> {
@@ -357,10 +362,12 @@ fn new_server(
 ) -> Result<Identity, PkiError> {
     let (certificate, pair) = authority.make_server(names, now)?;
     write_private(&dir.join("server.key"), pair.serialize_pem().as_bytes())?;
+    crate::fault::point("server-key-written");
     write_private(
         &dir.join("server.crt"),
         tls::certificate_pem(&certificate).as_bytes(),
     )?;
+    crate::fault::point("server-written");
     Ok(identity(authority, certificate, pair.serialize_der()))
 }
 

@@ -2,7 +2,7 @@
 //! and carries the decision out with effects that may be repeated.
 //!
 //! * Every reconciler is woken by its own objects, by the objects it looks at, and by the agents' news; nothing polls,
-//!   but for the backends' health.
+//!   but for the backends' health. What it writes into its own status does not wake it.
 //! * A status is written only where it differs, always with the resourceVersion that was read.
 //! * Intent before effect: a claim's placement is a UnifiedVolume before a backend is called, a drive's claim is a
 //!   PoolMember before its agent is told.
@@ -21,8 +21,14 @@ mod node;
 mod plan;
 mod pool;
 mod volume;
+mod waiting;
 
-use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    hash::{DefaultHasher, Hash, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt as _, future::BoxFuture};
 use jiff::Timestamp;
@@ -30,15 +36,15 @@ use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{ObjectMeta, PostParams},
     runtime::{
-        Controller, WatchStreamExt as _,
+        Controller, PredicateConfig, WatchStreamExt as _,
         controller::{self, Action},
         reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::{BroadcastStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 
 use self::context::Refusal;
@@ -138,6 +144,8 @@ pub enum Change {
     },
     /// A volume.
     Volume {
+        /// Its name.
+        name: String,
         /// Its pool.
         pool: String,
         /// Namespace of its claim.
@@ -145,6 +153,12 @@ pub enum Change {
         /// Name of its claim.
         claim: String,
     },
+    /// What is asked of a pool: its spec.
+    Wishes(String),
+    /// An order to a member's agent ended, by the member's object name.
+    Order(String),
+    /// New credentials were written for a volume.
+    Rotated(String),
 }
 
 /// Starts one watch a kind and keeps the stores current; every change is told on the channel after the store has it.
@@ -180,6 +194,7 @@ pub async fn watch(
                 .or_else(|| o.spec.volume_name.clone()),
         }),
         volumes: follow(client, changes, stop, |o: &UnifiedVolume| Change::Volume {
+            name: o.name_any(),
             pool: o.spec.placement.pool.clone(),
             namespace: o.spec.claim_ref.namespace.clone(),
             claim: o.spec.claim_ref.name.clone(),
@@ -231,53 +246,41 @@ where
 
 /// Runs every reconciler until `stop`.
 pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, stop: &CancellationToken) {
-    let (c, mut running) = (&context, Vec::new());
-    running.push(control(
-        "node",
-        c,
-        stop,
-        node::reconcile,
-        wake(changes, c, node::concerns),
-    ));
-    running.push(control(
-        "pool",
-        c,
-        stop,
-        pool::reconcile,
-        wake(changes, c, pool::concerns),
-    ));
-    running.push(control(
-        "member",
-        c,
-        stop,
-        member::reconcile,
-        wake(changes, c, member::concerns),
-    ));
-    running.push(control(
-        "class",
-        c,
-        stop,
-        class::reconcile,
-        wake(changes, c, class::concerns),
-    ));
-    running.push(control(
-        "claim",
-        c,
-        stop,
-        claim::reconcile,
+    let c = &context;
+    let (woken, line) = mpsc::unbounded_channel();
+    let waiting = waiting::follow(Arc::clone(c), changes.subscribe(), woken, stop.clone());
+    let claims = futures::stream::select(
         wake(changes, c, claim::concerns),
-    ));
-    running.push(control(
-        "volume",
-        c,
-        stop,
-        volume::reconcile,
-        wake(changes, c, volume::concerns),
-    ));
-    running.push(Box::pin(Allocator::recount_now_and_then(
-        Arc::clone(&context.allocator),
-        stop.clone(),
-    )));
+        UnboundedReceiverStream::new(line),
+    );
+    let running: Vec<BoxFuture<'static, ()>> = vec![
+        control("node", c, stop, node::reconcile, wake(changes, c, node::concerns)),
+        control("pool", c, stop, pool::reconcile, wake(changes, c, pool::concerns)),
+        control(
+            "member",
+            c,
+            stop,
+            member::reconcile,
+            wake(changes, c, member::concerns),
+        ),
+        control(
+            "class",
+            c,
+            stop,
+            class::reconcile,
+            wake(changes, c, class::concerns),
+        ),
+        control("claim", c, stop, claim::reconcile, claims),
+        control(
+            "volume",
+            c,
+            stop,
+            volume::reconcile,
+            wake(changes, c, volume::concerns),
+        ),
+        Box::pin(waiting),
+        Box::pin(Arc::clone(&context.allocator).keep_counted(stop.clone())),
+    ];
     futures::future::join_all(running).await;
 }
 
@@ -308,9 +311,16 @@ where
 {
     let stop = stop.clone().cancelled_owned();
     // Bursts of changes of one object are one look at it.
-    let settings = controller::Config::default().debounce(DEBOUNCE);
-    let controller = Controller::new(Api::<K>::all(context.client.clone()), watcher::Config::default())
-        .with_config(settings);
+    let settings = controller::Config::default()
+        .debounce(DEBOUNCE)
+        .concurrency(AT_ONCE);
+    let (reader, writer) = reflector::store();
+    let own = watcher(Api::<K>::all(context.client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(asked::<K>, PredicateConfig::default());
+    let controller = Controller::for_stream(own, reader).with_config(settings);
     let measured = move |object: Arc<K>, context: Arc<Context>| {
         let (reconcile, started) = (reconcile.clone(), context.now());
         async move {
@@ -355,6 +365,18 @@ where
     )
 }
 
+/// What others ask of an object, as one number: its status, which is ours, is not in it.
+fn asked<K: Resource>(object: &K) -> Option<u64> {
+    let meta = object.meta();
+    let mut hasher = DefaultHasher::new();
+    meta.generation.hash(&mut hasher);
+    meta.deletion_timestamp.is_some().hash(&mut hasher);
+    meta.finalizers.hash(&mut hasher);
+    meta.annotations.hash(&mut hasher);
+    meta.labels.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
 /// Publishes a node's status now, for somebody who waits for it.
 ///
 /// # Errors
@@ -377,6 +399,8 @@ pub async fn publish_node(context: &Arc<Context>, name: &str) -> Result<(), Erro
 }
 
 const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Reconciles of one kind at the same time: a hundred claims do not ask the backend a hundred things at once.
+const AT_ONCE: u16 = 16;
 const PUBLISH_TRIES: usize = 5;
 
 /// Writes a status where it differs, with the resourceVersion that was read.
@@ -398,6 +422,7 @@ where
         serde_json::from_value(value).map_err(|e| Error::Kube(Box::new(kube::Error::SerdeError(e))))?;
     api.replace_status(&object.name_any(), &PostParams::default(), &object)
         .await?;
+    crate::fault::point("status-published");
     Ok(true)
 }
 

@@ -12,7 +12,7 @@ pub mod error;
 mod fields;
 mod fleet;
 mod listing;
-mod lookup;
+pub(crate) mod lookup;
 mod names;
 pub mod request;
 mod storage;
@@ -121,6 +121,12 @@ pub trait Agents: Send + Sync {
     fn probe_now<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), AgentAway>>;
 }
 
+/// Which claim an id may stand for, known without reading them all. What it answers may be a moment old.
+pub trait ClaimFinder: Send + Sync {
+    /// Namespace and name.
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>>;
+}
+
 /// Whether this process can serve, as `/readyz` says it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Health {
@@ -141,6 +147,8 @@ pub struct Parts {
     pub credentials: Arc<dyn CredentialRotation>,
     /// The agents' streams.
     pub agents: Arc<dyn Agents>,
+    /// The claims by their ids.
+    pub finder: Arc<dyn ClaimFinder>,
     /// The time, for the ids that are minted.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// How long the answer to a request waits for the first verdict on it, so that a Pending one says why.

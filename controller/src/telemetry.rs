@@ -3,9 +3,15 @@
 //! [`Health`] is a list of named checks that their owners set; `/readyz` answers 503 with the reasons while one is
 //! wrong. Metrics are prometheus-client's; every family has the prefix `smart_storage_`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use axum::{Router, extract::State, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use http::{StatusCode, header};
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -13,7 +19,13 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use tokio::time::Instant;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::{listen::Room, tally::Tally};
+
+/// Scrapes, or questions about health, under way at once.
+const ASKING: usize = 32;
 
 /// A registry whose families begin with `smart_storage_`.
 #[must_use]
@@ -101,6 +113,21 @@ pub fn health_router(health: Health) -> Router {
             get(|State(health): State<Health>| async move { health.readiness() }),
         )
         .with_state(health)
+        .layer(middleware::from_fn_with_state(Room::new(ASKING), crowded))
+}
+
+/// Everybody may ask here, so that only so many may at once.
+async fn crowded(State(room): State<Room>, request: Request, next: Next) -> Response {
+    let Some(place) = room.enter() else {
+        let again = [(header::RETRY_AFTER, "1")];
+        return (
+            StatusCode::TOO_MANY_REQUESTS,
+            again,
+            "too many requests at once\n",
+        )
+            .into_response();
+    };
+    place.until_the_end_of(next.run(request).await)
 }
 
 type Scraped = Arc<(Registry, Box<dyn Fn() + Send + Sync>)>;
@@ -123,7 +150,42 @@ pub fn metrics_router(registry: Registry, refresh: impl Fn() + Send + Sync + 'st
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     });
-    Router::new().route("/metrics", metrics).with_state(state)
+    Router::new()
+        .route("/metrics", metrics)
+        .with_state(state)
+        .layer(middleware::from_fn_with_state(Room::new(ASKING), crowded))
+}
+
+/// Tokens that were refused: each is counted, and a line in the log says so once an interval.
+#[derive(Debug, Clone, Default)]
+pub struct TokenRefusals {
+    refused: Family<[(&'static str, &'static str); 2], Counter>,
+    said: Arc<Tally>,
+}
+
+impl TokenRefusals {
+    /// The same, told to `registry`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let refusals = Self::default();
+        registry.register(
+            "token_refusals",
+            "Requests without a token or with a wrong one, by API and reason",
+            refusals.refused.clone(),
+        );
+        refusals
+    }
+
+    /// One more.
+    pub fn note(&self, api: &'static str, reason: &'static str, peer: Option<SocketAddr>) {
+        self.refused
+            .get_or_create(&[("api", api), ("reason", reason)])
+            .inc();
+        if let Some(count) = self.said.note(Instant::now()) {
+            let peer = peer.map(tracing::field::display);
+            tracing::warn!(count, api, reason, peer, "tokens refused");
+        }
+    }
 }
 
 /// What is counted about agents.

@@ -188,6 +188,21 @@ impl Filer {
     /// # Errors
     /// Nobody answers, or something that is no listing.
     pub async fn list(&self, path: &str) -> Result<Vec<String>> {
+        let entries = self.entries(path).await?;
+        let mut names: Vec<String> = entries
+            .iter()
+            .filter_map(|entry| entry.get("FullPath").and_then(Value::as_str))
+            .filter_map(|path| path.rsplit('/').next().map(str::to_owned))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The entries of a folder as the filer shows them; none where there is no such folder.
+    ///
+    /// # Errors
+    /// Nobody answers, or something that is no listing.
+    pub async fn entries(&self, path: &str) -> Result<Vec<Value>> {
         let path = format!("{}/?limit=100000", path.trim_end_matches('/'));
         let response = self
             .request(Method::GET, &path)
@@ -198,16 +213,8 @@ impl Filer {
             return Ok(Vec::new());
         }
         let listing: Value = response.error_for_status()?.json().await?;
-        let mut names: Vec<String> = listing
-            .get("Entries")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.get("FullPath").and_then(Value::as_str))
-            .filter_map(|path| path.rsplit('/').next().map(str::to_owned))
-            .collect();
-        names.sort();
-        Ok(names)
+        let entries = listing.get("Entries").and_then(Value::as_array);
+        Ok(entries.cloned().unwrap_or_default())
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Cluster {
     setup: Setup,
     variables: BTreeMap<String, String>,
     http: reqwest::Client,
+    /// Another view of an instance: it is not taken away with it.
+    lent: bool,
 }
 
 impl Cluster {
@@ -104,11 +106,26 @@ impl Cluster {
             setup,
             variables: BTreeMap::new(),
             http,
+            lent: false,
         };
         let start = Instant::now();
         cluster.up().await?;
         println!("  {suite}: up after {:.2?}", start.elapsed());
         Ok(cluster)
+    }
+
+    /// The same instance for somebody else, who may not outlive this: dropped, it leaves the instance as it is.
+    #[must_use]
+    pub fn another_view(&self) -> Self {
+        Self {
+            suite: self.suite.clone(),
+            state: self.state.clone(),
+            port_base: self.port_base,
+            setup: self.setup,
+            variables: self.variables.clone(),
+            http: self.http.clone(),
+            lent: true,
+        }
     }
 
     /// `up` once more: starts what is not running. Answers what it printed.
@@ -168,6 +185,18 @@ impl Cluster {
             .get(name)
             .map(String::as_str)
             .with_context(|| format!("no {name} in env"))
+    }
+
+    /// A client for plain HTTP.
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// Where the volume server listens that keeps the filer's own log: it is no member.
+    #[must_use]
+    pub fn meta_endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port_base + 15)
     }
 
     /// REST with the admin's token.
@@ -436,6 +465,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.lent {
+            return;
+        }
         let logs = env::temp_dir().join("smart-storage-it-logs").join(&self.suite);
         let _ = fs::remove_dir_all(&logs);
         let _ = fs::create_dir_all(&logs);
@@ -492,8 +524,12 @@ fn read_variables(file: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// The first of [`PORTS`] ports in a row that are free, below those that members (20000 and up) and the kernel take.
-fn free_ports() -> Result<u16> {
+/// The first of as many ports in a row as an instance takes that are free, below those that members (20000 and up)
+/// and the kernel take.
+///
+/// # Errors
+/// There are none.
+pub fn free_ports() -> Result<u16> {
     let first = u16::try_from(std::process::id() % 400)? * 20 + 10_000;
     let candidates = (first..18_000).chain(10_000..first).step_by(20);
     for base in candidates {

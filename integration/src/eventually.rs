@@ -30,8 +30,30 @@ pub async fn within<T, F, A>(
     deadline: Duration,
     pause: Duration,
     what: &str,
-    mut probe: F,
+    probe: F,
 ) -> Result<(T, Duration)>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<Option<T>>>,
+{
+    let (answer, took) = poll(deadline, pause, what, probe).await?;
+    println!("  {what}: {took:.2?}");
+    Ok((answer, took))
+}
+
+/// As [`eventually`], without a word: for what is done a thousand times.
+///
+/// # Errors
+/// The deadline passed; the last error of `probe` is the cause.
+pub async fn quietly<T, F, A>(deadline: Duration, what: &str, probe: F) -> Result<T>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<Option<T>>>,
+{
+    Ok(poll(deadline, PAUSE, what, probe).await?.0)
+}
+
+async fn poll<T, F, A>(deadline: Duration, pause: Duration, what: &str, mut probe: F) -> Result<(T, Duration)>
 where
     F: FnMut() -> A,
     A: Future<Output = Result<Option<T>>>,
@@ -43,7 +65,6 @@ where
             Ok(Ok(Some(answer))) => {
                 let took = start.elapsed();
                 if took <= deadline {
-                    println!("  {what}: {took:.2?}");
                     return Ok((answer, took));
                 }
             }

@@ -10,19 +10,25 @@
     reason = "what a suite measured is read from its output"
 )]
 
+pub mod checker;
 pub mod clients;
 pub mod cluster;
+pub mod component;
+pub mod conformance;
 pub mod drives;
 pub mod eventually;
 pub mod needs;
 pub mod raw;
+pub mod solo;
 pub mod tokens;
 
 pub use clients::{Filer, Rest, S3};
 pub use cluster::{Cluster, Setup};
+pub use component::Component;
 pub use drives::LoopDrive;
-pub use eventually::{eventually, within};
+pub use eventually::{eventually, quietly, within};
 pub use needs::{Need, skipped};
+pub use solo::{SmallDisk, Solo};
 
 /// One mebibyte in bytes.
 pub const MIB: u64 = 1 << 20;

@@ -38,8 +38,8 @@ pub struct Sim {
 }
 
 #[derive(Debug, Default)]
-struct Picture {
-    devices: BTreeMap<String, Device>,
+pub(super) struct Picture {
+    pub(super) devices: BTreeMap<String, Device>,
     faults: Vec<Fault>,
 }
 
@@ -89,7 +89,7 @@ fn load(path: &Path) -> Result<Picture, SimError> {
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Picture, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Picture, String> {
     let description: Description = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let mut devices = BTreeMap::new();
     for (index, mut device) in description.devices.into_iter().enumerate() {

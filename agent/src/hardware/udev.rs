@@ -37,7 +37,7 @@ impl Udev {
 }
 
 /// Lines `E:KEY=VALUE` of a database file.
-fn parse(text: &str) -> BTreeMap<String, String> {
+pub(super) fn parse(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.strip_prefix("E:")?.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -89,7 +89,7 @@ impl AsFd for Monitor {
     }
 }
 
-fn translate(name: &str, devpath: &str, controller: bool, partition: bool, health: bool) -> Event {
+pub(super) fn translate(name: &str, devpath: &str, controller: bool, partition: bool, health: bool) -> Event {
     // The kernel writes '/' in names as '!'.
     let mut pieces = devpath.rsplit('/');
     let own = pieces.next().filter(|piece| !piece.is_empty()).unwrap_or(name);

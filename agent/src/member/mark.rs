@@ -176,6 +176,12 @@ impl MarkImage {
         Ok(())
     }
 
+    /// Its sectors, by block number.
+    #[cfg(feature = "fuzzing")]
+    pub fn blocks(&self) -> &BTreeMap<u64, Vec<u8>> {
+        &self.blocks
+    }
+
     /// The drive as it would look without this image: what a crash of our own writing left reads as zeros.
     pub fn hide_from<'a>(&'a self, drive: &'a File) -> WithoutMark<'a> {
         WithoutMark { image: self, drive }

@@ -124,6 +124,7 @@ fn let_go(
         None => Outcome::NeverMarked,
     };
     mount::remove_mount_point(&path).map_err(|error| failed("removing the mount point", &error))?;
+    fault::point("member-mount-point-removed");
     context
         .store
         .remove(id)

@@ -98,6 +98,11 @@ impl Store {
         };
         for entry in fs::read_dir(&self.folder).map_err(io_error("listing", &self.folder))? {
             let path = entry.map_err(io_error("listing", &self.folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                // Of an agent that died before it could name it.
+                fs::remove_file(&path).map_err(io_error("removing", &path))?;
+                continue;
+            }
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }

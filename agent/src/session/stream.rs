@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{Actions, CHECK, Ended, Keeper, Refused, Told, connect::chain};
 use crate::{
     enrol::{self, EnrolError, NodeIdentity},
+    member::fault,
     wire,
 };
 
@@ -124,6 +125,7 @@ impl<'a> Stream<'a> {
         session.metrics.stream_connected.set(1);
         self.keeper.count("welcomed");
         info!(cluster = %welcome.cluster_id, lease_epoch = welcome.lease_epoch, "welcomed");
+        fault::point("stream-welcomed");
         Ok(())
     }
 
@@ -281,7 +283,9 @@ impl<'a> Stream<'a> {
         };
         let actions = Arc::clone(&self.keeper.session.actions);
         tokio::spawn(async move {
+            fault::point("order-taken");
             let result = carry_out(actions.as_ref(), command.command).await;
+            fault::point("order-done");
             place.send((command.id, kind, result));
         });
         Ok(())

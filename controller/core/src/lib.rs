@@ -12,6 +12,7 @@ pub mod classify;
 pub mod decide;
 pub mod drive;
 pub mod identity;
+pub mod ledger;
 pub mod node;
 pub mod placement;
 pub mod pool;

@@ -6,6 +6,7 @@
 //! that is one conditional update elsewhere, which may still fail and be tried again.
 
 pub mod filters;
+pub mod queue;
 pub mod scorers;
 
 use std::collections::BTreeMap;
@@ -155,6 +156,8 @@ pub struct Request {
     pub redundancy: Option<Redundancy>,
     /// Labels that the pool must have.
     pub labels: BTreeMap<String, String>,
+    /// Name of the volume that it is for; empty where nothing will be made. What is reserved for it is not in its way.
+    pub volume: String,
 }
 
 /// What users may ask for: a UnifiedStorageClass, or the implicit one.
@@ -232,6 +235,8 @@ pub struct Pool {
     pub capacity_bytes: u64,
     /// Bytes promised.
     pub promised_bytes: u64,
+    /// What of that is reserved for volumes that are not written yet, by name.
+    pub reserved: BTreeMap<String, u64>,
     /// Size of a slot in bytes; 1 for a backend without slots.
     pub slot_bytes: u64,
 }
@@ -241,6 +246,13 @@ impl Pool {
     #[must_use]
     pub const fn free_bytes(&self) -> u64 {
         self.capacity_bytes.saturating_sub(self.promised_bytes)
+    }
+
+    /// Bytes promised to others than this volume.
+    #[must_use]
+    pub fn promised_to_others(&self, volume: &str) -> u64 {
+        let own = self.reserved.get(volume).copied().unwrap_or(0);
+        self.promised_bytes.saturating_sub(own)
     }
 }
 

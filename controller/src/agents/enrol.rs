@@ -23,6 +23,7 @@ use super::{
 use crate::{
     listen::Peer,
     pki::{Authority, PkiError},
+    tally::Tally,
 };
 
 /// The enrolment service.
@@ -31,6 +32,7 @@ pub struct Enrolment {
     authority: Arc<Authority>,
     hub: Arc<AgentsHub>,
     limiter: Mutex<Limiter>,
+    refused: Tally,
 }
 
 impl Enrolment {
@@ -42,6 +44,7 @@ impl Enrolment {
             authority,
             hub,
             limiter: Mutex::new(Limiter::new(Instant::now())),
+            refused: Tally::default(),
         }
     }
 
@@ -61,7 +64,10 @@ impl Enrolment {
                 "node {node} has a live stream, and a live node's name is never given again; stop its agent first"
             )));
         }
-        certificate(&self.authority, &node, &request.csr, now)
+        crate::fault::point("enrolment-checked");
+        let answer = certificate(&self.authority, &node, &request.csr, now)?;
+        crate::fault::point("node-certificate-signed");
+        Ok(answer)
     }
 }
 
@@ -100,9 +106,12 @@ impl EnrolmentService for Enrolment {
         let answer = self.decide(&request, SystemTime::now());
         match &answer {
             Ok(_) => info!(node = %request.node_name, peer = %addr, "enrolled"),
-            Err(status) => warn!(
-                node = %request.node_name.escape_debug(), peer = %addr, reason = %status.message(), "enrolment refused"
-            ),
+            Err(status) => {
+                if let Some(count) = self.refused.note(tokio::time::Instant::now()) {
+                    let node: String = request.node_name.chars().take(80).collect();
+                    warn!(count, node = %node.escape_debug(), peer = %addr, reason = %status.message(), "enrolment refused");
+                }
+            }
         }
         answer.map(Response::new)
     }

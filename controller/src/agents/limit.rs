@@ -4,9 +4,11 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
+
+use crate::listen::network;
 
 /// Tries of one peer at once, and time until it has one more.
 const PEER: Rate = Rate {
@@ -77,17 +79,6 @@ impl Limiter {
         // The peer's own bucket first: who exceeds it takes nothing from the others.
         peer.take(PEER, now)?;
         self.all.take(ALL, now)
-    }
-}
-
-/// An IPv6 peer owns a /64 and would otherwise have as many buckets as it likes.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        v4 @ IpAddr::V4(_) => v4,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
     }
 }
 

@@ -382,7 +382,7 @@ const fn kind(message: &pb::AgentMessage) -> &'static str {
     }
 }
 
-fn replace(record: &mut NodeRecord, facts: &mut Vec<DriveFacts>, snapshot: wire::Snapshot) {
+pub(super) fn replace(record: &mut NodeRecord, facts: &mut Vec<DriveFacts>, snapshot: wire::Snapshot) {
     record.session.synced = true;
     record.session.epoch = snapshot.epoch;
     record.session.sequence = 0;
@@ -394,7 +394,7 @@ fn replace(record: &mut NodeRecord, facts: &mut Vec<DriveFacts>, snapshot: wire:
     *facts = snapshot.drives;
 }
 
-fn amend(record: &mut NodeRecord, facts: &mut Vec<DriveFacts>, delta: wire::Delta) {
+pub(super) fn amend(record: &mut NodeRecord, facts: &mut Vec<DriveFacts>, delta: wire::Delta) {
     record.session.epoch = delta.epoch;
     record.session.sequence = delta.seq;
     if let Some(faults) = delta.faults {

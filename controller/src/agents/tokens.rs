@@ -64,6 +64,7 @@ pub fn create(data_dir: &Path, node: &str, now: SystemTime) -> Result<String, Cr
     let folder = data_dir.join(FOLDER);
     pki::private_dir(&folder)?;
     pki::write_private(&folder.join(node), pki::sha256_hex(secret.as_bytes()).as_bytes())?;
+    crate::fault::point("join-token-written");
     Ok(format!("{node}.{secret}.{}", authority.hash()))
 }
 

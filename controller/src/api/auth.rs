@@ -1,13 +1,17 @@
-//! Who may call: the holder of the bearer token. Compared in constant time; the token itself is not kept.
+//! Who may call: the holder of the bearer token. Compared in constant time; the token itself is not kept. Every wrong
+//! token gets the same answer, whatever is wrong with it, and is counted.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Request, header};
 use ring::{hmac, rand};
+
+use crate::{listen::Peer, telemetry::TokenRefusals};
 
 /// Checks `Authorization: Bearer …`.
 #[derive(Clone)]
 pub struct Bearer {
     key: hmac::Key,
     tag: hmac::Tag,
+    refusals: TokenRefusals,
 }
 
 /// Why a call was not let in.
@@ -29,6 +33,13 @@ impl Denied {
         }
     }
 
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Wrong => "wrong",
+        }
+    }
+
     /// Value of `WWW-Authenticate`.
     #[must_use]
     pub const fn challenge(self) -> &'static str {
@@ -47,7 +58,28 @@ impl Bearer {
     pub fn new(token: &str) -> Result<Self, ring::error::Unspecified> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new())?;
         let tag = hmac::sign(&key, token.trim().as_bytes());
-        Ok(Self { key, tag })
+        Ok(Self {
+            key,
+            tag,
+            refusals: TokenRefusals::default(),
+        })
+    }
+
+    /// The same, counting there.
+    #[must_use]
+    pub fn counting(self, refusals: TokenRefusals) -> Self {
+        Self { refusals, ..self }
+    }
+
+    /// Whether this request to `api` is let in. Who is not is counted.
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub fn admit<B>(&self, api: &'static str, request: &Request<B>) -> Result<(), Denied> {
+        self.check(request.headers()).inspect_err(|denied| {
+            let peer = request.extensions().get::<Peer>().map(|peer| peer.addr);
+            self.refusals.note(api, denied.word(), peer);
+        })
     }
 
     /// Whether these headers bear the token.

@@ -4,28 +4,39 @@
 //! Calls of `StorageService` need the token (`authorization: Bearer …`); health and reflection do not.
 
 mod convert;
+pub mod guard;
 mod health;
 mod status;
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    pin::Pin,
+    sync::Arc,
+};
 
 use axum::{
     Router,
     extract::{Request, State},
     middleware::{self, Next},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use futures::{Stream, StreamExt as _};
-use http::{StatusCode, header};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use smart_storage_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{self as pb, storage_service_server},
 };
-use tonic::{Response as Reply, Status};
+use tonic::{Code, Response as Reply, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use self::status::status;
 use super::{auth::Bearer, body::MAX_BODY, observe, observe::Metrics};
-use crate::service::{Deletion, PageRequest, Service, StorageFilter, request::ExpandStorage};
+use crate::{
+    crd::GROUP,
+    listen::Room,
+    service::{Deletion, PageRequest, Service, StorageFilter, request::ExpandStorage},
+};
 
 /// The gRPC API.
 ///
@@ -49,31 +60,75 @@ pub fn grpc_router(
     let routes = tonic::service::Routes::new(storage)
         .add_service(health)
         .add_service(reflection);
-    Ok(routes
+    let door = Door {
+        bearer,
+        calls: Room::new(MAX_CALLS),
+        streams: Room::new(MAX_STREAMS),
+        open: Room::new(MAX_OPEN),
+    };
+    let router = routes
         .into_axum_router()
-        .layer(middleware::from_fn_with_state(bearer, token))
-        .layer(middleware::from_fn_with_state(metrics, observe::grpc)))
+        .layer(middleware::from_fn_with_state(door, enter));
+    let methods = Arc::new(methods());
+    Ok(guard::tamed(router).layer(middleware::from_fn_with_state((metrics, methods), observe::grpc)))
 }
 
-/// What is no gRPC gets a plain refusal; what is needs the token, but for health and reflection.
-async fn token(State(bearer): State<Bearer>, request: Request, next: Next) -> Response {
-    let is_grpc = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if !is_grpc {
-        return (
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "This port speaks gRPC; REST is on another one.\n",
-        )
-            .into_response();
-    }
+/// Calls, and streams, under way at once; one more is told to come back.
+const MAX_CALLS: usize = 512;
+const MAX_STREAMS: usize = 256;
+/// The same for what needs no token, streams and calls together.
+const MAX_OPEN: usize = 64;
+
+#[derive(Clone)]
+struct Door {
+    bearer: Bearer,
+    calls: Room,
+    streams: Room,
+    open: Room,
+}
+
+/// Health and reflection are for everybody, the rest is for the holder of the token; both for so many at once.
+async fn enter(State(door): State<Door>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let open = path.starts_with("/grpc.health.v1.Health/") || path.starts_with("/grpc.reflection.");
-    match bearer.check(request.headers()) {
-        Err(denied) if !open => Status::unauthenticated(denied.detail()).into_http(),
-        _ => next.run(request).await,
+    let streams = matches!(path.rsplit('/').next(), Some("WatchStorage" | "WatchNodes"));
+    if !open && let Err(denied) = door.bearer.admit("grpc", &request) {
+        let details = ErrorDetails::with_error_info("UNAUTHENTICATED", GROUP, HashMap::new());
+        return Status::with_error_details(Code::Unauthenticated, denied.detail(), details).into_http();
     }
+    let room = match (open, streams) {
+        (true, _) => &door.open,
+        (false, true) => &door.streams,
+        (false, false) => &door.calls,
+    };
+    match room.enter() {
+        Some(place) => place.until_the_end_of(next.run(request).await),
+        None => guard::crowded(),
+    }
+}
+
+/// Every method of this port, as a path: what a caller makes up is none.
+fn methods() -> BTreeSet<String> {
+    let sets = [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let files = sets
+        .iter()
+        .filter_map(|set| FileDescriptorSet::decode(*set).ok())
+        .flat_map(|set| set.file);
+    let mut methods: BTreeSet<_> = files
+        .filter(|file| matches!(file.package(), "smartstorage.v1" | "grpc.health.v1"))
+        .flat_map(|file| {
+            let package = file.package().to_owned();
+            file.service.into_iter().flat_map(move |service| {
+                let name = format!("/{package}.{}", service.name());
+                service
+                    .method
+                    .into_iter()
+                    .map(move |method| format!("{name}/{}", method.name()))
+            })
+        })
+        .collect();
+    methods.insert("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned());
+    methods
 }
 
 struct Storage {

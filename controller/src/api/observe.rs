@@ -1,7 +1,7 @@
 //! The outermost layer of both protocols: gives every request its id, turns a panic into an answer, writes problems
 //! out, and tells the metrics what was done. Bodies and tokens are never looked at.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -82,16 +82,22 @@ pub(super) async fn rest(State(metrics): State<Metrics>, request: Request, next:
 }
 
 /// The layer for gRPC: `grpc-status` of an error stands in the head of the answer.
-pub(super) async fn grpc(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+pub(super) async fn grpc(
+    State((metrics, methods)): State<(Metrics, Arc<BTreeSet<String>>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
     let method = method_word(request.method());
-    let known = request.extensions().get::<MatchedPath>().is_some();
-    let path = request.uri().path().to_owned();
+    // Only what exists gets a name: paths are made up by whoever calls.
+    let route = methods
+        .get(request.uri().path())
+        .map_or("unmatched", String::as_str);
     let response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .await
         .unwrap_or_else(|_| {
-            tracing::error!(path, "handler panicked");
+            tracing::error!(route, "handler panicked");
             tonic::Status::internal("An error of the server.").into_http()
         });
     let code = response
@@ -99,16 +105,10 @@ pub(super) async fn grpc(State(metrics): State<Metrics>, request: Request, next:
         .get("grpc-status")
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok());
-    let unimplemented = tonic::Code::Unimplemented as u16;
     let status = match (code, response.status()) {
         (Some(code), _) => code,
         (None, StatusCode::OK) => 0,
         (None, _) => tonic::Code::Unknown as u16,
-    };
-    let route = if known && status != unimplemented {
-        path.as_str()
-    } else {
-        "unmatched"
     };
     metrics(&RequestDone {
         protocol: "grpc",

@@ -61,7 +61,7 @@ pub fn rest_router(service: Arc<Service>, bearer: Bearer, metrics: Metrics) -> R
 }
 
 async fn token(State(bearer): State<Bearer>, request: Request, next: Next) -> Response {
-    match bearer.check(request.headers()) {
+    match bearer.admit("rest", &request) {
         Ok(()) => next.run(request).await,
         Err(denied) => Problem::new(StatusCode::UNAUTHORIZED, denied.detail())
             .with(header::WWW_AUTHENTICATE, denied.challenge())

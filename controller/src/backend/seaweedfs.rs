@@ -31,6 +31,8 @@ mod address;
 mod directory;
 mod endpoints;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod identity;
 #[cfg(test)]
@@ -223,7 +225,10 @@ impl SeaweedFs {
                 // Over its quota and empty at the same time: only when a quota of others' making is there.
                 Err(error) if error.failure == Failure::ReadOnly => return Ok(Vec::new()),
                 Err(error) => return Err(error.into()),
-                Ok(()) => self.placement(&spec.name).await?,
+                Ok(()) => {
+                    crate::fault::point("slot-taken");
+                    self.placement(&spec.name).await?
+                }
             }
         } else {
             held
@@ -302,10 +307,13 @@ impl SeaweedFs {
             })?;
         }
         self.delete_identity(volume).await?;
+        crate::fault::point("identity-deleted");
         if entry.is_some() {
             self.delete_directory(volume).await?;
+            crate::fault::point("directory-deleted");
         }
         self.delete_collection(volume).await?;
+        crate::fault::point("collection-deleted");
         self.change_rule(Change::Remove(prefix(volume))).await?;
         Ok(())
     }

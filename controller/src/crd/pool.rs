@@ -15,6 +15,7 @@ use super::{
     Condition,
     class::{BackendType, StorageType, yes},
     node::DriveTier,
+    volume::ClaimRef,
 };
 
 /// The storage system of a pool.
@@ -251,12 +252,22 @@ pub struct UnifiedPoolStatus {
     /// Capacity in words: 6.44 GB.
     #[serde(default)]
     pub total_capacity: String,
-    /// Bytes that the pool can promise in all.
+    /// Bytes that the pool can promise in all: the slots of the members that serve.
     #[serde(default)]
     pub total_capacity_bytes: u64,
+    /// Bytes of prepared members that do not serve now; nothing is promised on them.
+    #[serde(default)]
+    pub offline_capacity_bytes: u64,
     /// Bytes promised to volumes. Raised by a conditional update before a volume is written: this number is the lock.
     #[serde(default)]
     pub promised_bytes: u64,
+    /// What of the promise is for volumes that are just being written; empty a moment later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<PoolReservation>,
+    /// Bytes that data takes which belongs to no volume any more: kept by reclaim policy Retain and forgotten, or
+    /// orphans. They cannot be promised.
+    #[serde(default)]
+    pub retained_bytes: u64,
     /// Bytes in use, quantised to 1 % of the capacity.
     #[serde(default)]
     pub used_capacity_bytes: u64,
@@ -275,6 +286,24 @@ pub struct UnifiedPoolStatus {
     /// Standard conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// Bytes promised to a volume that is being written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolReservation {
+    /// Name of the volume.
+    pub volume: String,
+    /// What it may take in all.
+    pub bytes: u64,
+    /// Which process is writing it.
+    pub by: String,
+    /// Where an existing volume grows: the resourceVersion that the growth builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grows: Option<String>,
+    /// The claim that a new volume is for.
+    #[serde(default)]
+    pub claim: ClaimRef,
 }
 
 /// A drive that a pool did not take.

@@ -1,7 +1,5 @@
 //! The admin token in front of the API: who may come in at all.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,40 +8,30 @@ use http::{HeaderValue, Response, header};
 
 use super::service::refusal;
 use super::status::ApiError;
+use crate::api::auth::{Bearer, Denied};
 
 /// Lets only requests with `Authorization: Bearer <token>` through; any other gets a `metav1.Status` 401.
 /// Health needs no token.
-pub fn require_token(router: Router, token: &str) -> Router {
-    let expected = Arc::new(digest(token.as_bytes()));
+pub fn require_token(router: Router, bearer: Bearer) -> Router {
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let expected = Arc::clone(&expected);
+        let bearer = bearer.clone();
         async move {
-            let open = matches!(request.uri().path(), "/healthz" | "/readyz" | "/livez");
-            if open || presented(&request).is_some_and(|given| digest(given.as_bytes()) == *expected) {
+            if matches!(request.uri().path(), "/healthz" | "/readyz" | "/livez") {
                 return next.run(request).await;
             }
-            unauthorized()
+            match bearer.admit("kubernetes", &request) {
+                Ok(()) => next.run(request).await,
+                Err(denied) => unauthorized(denied),
+            }
         }
     }))
 }
 
-fn presented(request: &Request) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// Tokens are compared by digest, so that the time of comparing says nothing about them.
-fn digest(token: &[u8]) -> Vec<u8> {
-    ring::digest::digest(&ring::digest::SHA256, token)
-        .as_ref()
-        .to_vec()
-}
-
-fn unauthorized() -> Response<Body> {
+fn unauthorized(denied: Denied) -> Response<Body> {
     let mut response = refusal(&ApiError::unauthorized());
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static(denied.challenge()),
+    );
     response
 }

@@ -65,8 +65,14 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// Checks and completes `apiVersion` and `kind`, prunes, fills in defaults.
-pub fn decode(kind: &Kind, mut value: Value, unknown: Unknown) -> Result<Decoded, ApiError> {
+/// Checks and completes `apiVersion` and `kind`, prunes, fills in defaults. `twice` are the paths of fields that
+/// the body gave more than once.
+pub fn decode(
+    kind: &Kind,
+    mut value: Value,
+    twice: &[String],
+    unknown: Unknown,
+) -> Result<Decoded, ApiError> {
     check_identity(kind, &mut value)?;
     let mut strange = Vec::new();
     let metadata = value.get("metadata").cloned().unwrap_or_else(|| json!({}));
@@ -97,9 +103,10 @@ pub fn decode(kind: &Kind, mut value: Value, unknown: Unknown) -> Result<Decoded
             value = complete_built_in(kind, read_back);
         }
     }
-    let sentences = strange.iter().map(|path| format!("unknown field \"{path}\""));
+    let sentences = (strange.iter().map(|path| format!("unknown field \"{path}\"")))
+        .chain(twice.iter().map(|path| format!("duplicate field \"{path}\"")));
     match unknown {
-        Unknown::Strict if !strange.is_empty() => {
+        Unknown::Strict if !strange.is_empty() || !twice.is_empty() => {
             let list = sentences.collect::<Vec<_>>().join(", ");
             Err(cannot_handle(kind, &format!("strict decoding error: {list}")))
         }
@@ -228,6 +235,7 @@ pub fn create(kind: &Kind, mut value: Value, uid: &str, now: Timestamp) -> Resul
     if kind.kind == "Namespace" {
         set(&mut value, &["status"], json!({"phase": "Active"}));
         set(&mut value, &["spec"], json!({"finalizers": ["kubernetes"]}));
+        name_label(&mut value);
     }
     // Emptying the status may have taken defaults away.
     if let Shape::Structural(schema) = &kind.shape {
@@ -294,6 +302,7 @@ fn preserve(kind: &Kind, old: &Value, value: &mut Value, part: Part) -> Result<(
         && let (Some(map), Some(spec)) = (value.as_object_mut(), old.get("spec"))
     {
         map.insert("spec".to_owned(), spec.clone());
+        name_label(value);
     }
     let Some(metadata) = metadata_of(value) else {
         return Err(no_metadata());
@@ -445,6 +454,16 @@ fn same(old: &Value, new: &Value) -> bool {
         value
     };
     normal(old) == normal(new)
+}
+
+/// Namespaces can be selected by name, as in the real server.
+fn name_label(value: &mut Value) {
+    let name = value.pointer("/metadata/name").cloned().unwrap_or_default();
+    set(
+        value,
+        &["metadata", "labels", "kubernetes.io/metadata.name"],
+        name,
+    );
 }
 
 fn metadata_of(value: &mut Value) -> Option<&mut Map<String, Value>> {

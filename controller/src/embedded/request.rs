@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, Uri, header};
+use serde_json::json;
 
 use super::objects::Unknown;
 use super::status::ApiError;
@@ -145,26 +146,35 @@ impl Query {
         }
     }
 
-    /// `dryRun`: only `All` is known.
-    pub fn dry_run(&self) -> Result<bool, ApiError> {
+    /// `dryRun`: only `All` is known. `kind` is how the options of the request are called.
+    pub fn dry_run(&self, kind: &'static str) -> Result<bool, ApiError> {
         match self.text("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(ApiError::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
+            other => Err(ApiError::wrong_option(
+                kind,
+                "dryRun",
+                &json!(other),
+                &[json!("All")],
+            )),
         }
     }
 
     /// `fieldValidation`.
-    pub fn unknown(&self) -> Result<Unknown, ApiError> {
+    pub fn unknown(&self, kind: &'static str) -> Result<Unknown, ApiError> {
         match self.text("fieldValidation") {
             "" | "Warn" => Ok(Unknown::Warn),
             "Ignore" => Ok(Unknown::Ignore),
             "Strict" => Ok(Unknown::Strict),
-            other => Err(ApiError::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
-            ))),
+            other => {
+                let supported = [json!("Ignore"), json!("Warn"), json!("Strict")];
+                Err(ApiError::wrong_option(
+                    kind,
+                    "fieldValidation",
+                    &json!(other),
+                    &supported,
+                ))
+            }
         }
     }
 }

@@ -158,18 +158,18 @@ fn parse_term(term: &str) -> Result<Requirement, String> {
             .ok_or_else(wrong)?;
         let values = inner.split(',').map(|v| v.trim().to_owned()).collect();
         return match head.split_whitespace().collect::<Vec<_>>().as_slice() {
-            [key, "in"] => Ok(Requirement::In(checked(key)?, values)),
-            [key, "notin"] => Ok(Requirement::NotIn(checked(key)?, values)),
+            [key, "in"] => Ok(Requirement::In(checked(key)?, values_checked(values)?)),
+            [key, "notin"] => Ok(Requirement::NotIn(checked(key)?, values_checked(values)?)),
             _ => Err(wrong()),
         };
     }
     if let Some((key, value)) = term.split_once("!=") {
         let (key, values) = one(key, value);
-        return Ok(Requirement::NotIn(checked(&key)?, values));
+        return Ok(Requirement::NotIn(checked(&key)?, values_checked(values)?));
     }
     if let Some((key, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
         let (key, values) = one(key, value);
-        return Ok(Requirement::In(checked(&key)?, values));
+        return Ok(Requirement::In(checked(&key)?, values_checked(values)?));
     }
     if let Some((key, value)) = term.split_once('<') {
         return Ok(Requirement::Less(
@@ -187,6 +187,14 @@ fn parse_term(term: &str) -> Result<Requirement, String> {
         Some(key) => Ok(Requirement::Missing(checked(key.trim())?)),
         None => Ok(Requirement::Exists(checked(term)?)),
     }
+}
+
+fn values_checked(values: Vec<String>) -> Result<Vec<String>, String> {
+    for value in &values {
+        super::names::label_value(value)
+            .map_err(|cause| format!("unable to parse requirement: values: {value:?}: {cause}"))?;
+    }
+    Ok(values)
 }
 
 fn checked(key: &str) -> Result<String, String> {

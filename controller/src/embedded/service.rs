@@ -42,6 +42,7 @@ pub struct Service {
 /// One request for objects, read as far as its path and headers go.
 struct Call {
     kind: Arc<Kind>,
+    method: Method,
     namespace: Option<String>,
     name: Option<String>,
     part: Part,
@@ -110,6 +111,7 @@ impl From<StoreError> for ApiError {
             StoreError::TooLarge => Self::too_large(LARGEST),
             StoreError::Encoding(why) => Self::bad_request(why),
             StoreError::Closed => Self::unavailable("the store is closed"),
+            StoreError::NoSpace => Self::no_space(),
             other => Self::internal(other.to_string()),
         }
     }
@@ -164,6 +166,9 @@ impl Service {
     }
 
     async fn answer(self: &Arc<Self>, parts: &Parts, body: Bytes) -> Result<Answer, ApiError> {
+        if body.len() > LARGEST_BODY {
+            return Err(ApiError::too_large(LARGEST_BODY));
+        }
         let target = target(parts.uri.path()).ok_or_else(ApiError::no_such_path)?;
         let Target::Objects(place) = target else {
             return self.describe(parts, &target);
@@ -201,6 +206,7 @@ impl Service {
         };
         Ok(Call {
             kind,
+            method: parts.method.clone(),
             namespace: place.namespace,
             name: place.name,
             part,

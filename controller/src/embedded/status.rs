@@ -289,6 +289,29 @@ impl ApiError {
         Self::plain(400, "BadRequest", message)
     }
 
+    /// 422: an option of the request that nobody knows.
+    pub fn wrong_option(kind: &'static str, option: &str, given: &Value, supported: &[Value]) -> Self {
+        let about = About {
+            plural: kind,
+            group: "meta.k8s.io",
+            kind,
+            name: "",
+        };
+        Self::invalid(about, &[FieldError::not_supported(option, given, supported)])
+    }
+
+    /// 422: a patch whose outcome cannot be read as the kind.
+    pub fn wrong_patch(patched: &Value, error: &Self) -> Self {
+        let about = About {
+            plural: "",
+            group: "",
+            kind: "",
+            name: "",
+        };
+        let shown = Value::String(patched.to_string());
+        Self::invalid(about, &[FieldError::invalid("patch", &shown, &error.message)])
+    }
+
     /// 401.
     pub fn unauthorized() -> Self {
         Self::plain(401, "Unauthorized", "Unauthorized")
@@ -326,6 +349,26 @@ impl ApiError {
         )
     }
 
+    /// 408: the body did not come.
+    pub fn late(time: std::time::Duration) -> Self {
+        Self::plain(
+            408,
+            "Timeout",
+            format!("the body took more than {} seconds", time.as_secs()),
+        )
+    }
+
+    /// 429: too much at once.
+    pub fn too_many() -> Self {
+        let mut error = Self::plain(
+            429,
+            "TooManyRequests",
+            "too many requests are under way; please try again later",
+        );
+        error.details = json!({"retryAfterSeconds": 1});
+        error
+    }
+
     /// 410: the history that was asked for is gone.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::plain(410, "Expired", message)
@@ -352,6 +395,18 @@ impl ApiError {
             "InternalError",
             format!("Internal error occurred: {}", message.into()),
         )
+    }
+
+    /// 507: nothing was written, and nothing was lost.
+    pub fn no_space() -> Self {
+        let mut error = Self::plain(
+            507,
+            "InsufficientStorage",
+            "the disk that holds the store is full: nothing was written, reading goes on. Make room where the \
+             controller's data directory lies and try again; a restart is not needed",
+        );
+        error.details = json!({"retryAfterSeconds": 5});
+        error
     }
 
     /// 503: shutting down.

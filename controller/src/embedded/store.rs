@@ -259,11 +259,8 @@ impl Store {
                 transaction.discard();
             }
             Box::new(move |committed| {
-                let outcome = match (outcome, committed) {
-                    (Ok(value), Ok(())) => Ok(value),
-                    (Ok(_), Err(error)) => Err(error.into()),
-                    (Err(error), _) => Err(error),
-                };
+                // A refusal may rest on what others of the batch wrote: it falls with them.
+                let outcome = committed.map_err(E::from).and(outcome);
                 // The caller may have gone; the write stands.
                 let _ = answer.send(outcome);
             })
@@ -304,6 +301,11 @@ impl Store {
     pub fn revision(&self) -> u64 {
         // Not the watched number: it follows a moment later, and a list may have told this one already.
         self.state.read().revision()
+    }
+
+    /// Forgets the history: every revision before the present one is expired.
+    pub fn forget(&self) {
+        self.state.write().forget_all();
     }
 
     /// Whether the last write reached the disk.
@@ -473,13 +475,15 @@ impl Writer {
                 discarded,
                 ..
             } = transaction;
+            // What rests on others' changes is answered with their fate.
+            let rests = !staged.is_empty();
             let changed = !discarded && !made.is_empty();
             if changed {
                 staged.extend(own);
                 changes.extend(made);
                 revision = reached;
             }
-            finishes.push((finish, changed));
+            finishes.push((finish, changed || rests));
         }
         let committed = match opened {
             _ if changes.is_empty() => Ok(()),
@@ -489,8 +493,8 @@ impl Writer {
         if committed.is_ok() && !changes.is_empty() {
             self.publish(changes, revision);
         }
-        for (finish, changed) in finishes {
-            finish(if changed { committed.clone() } else { Ok(()) });
+        for (finish, bound) in finishes {
+            finish(if bound { committed.clone() } else { Ok(()) });
         }
     }
 

@@ -1,5 +1,6 @@
 //! Laws of the embedded API, asked through its public doors.
 
+mod conformance;
 mod http;
 mod kubectl;
 mod ours;

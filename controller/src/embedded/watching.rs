@@ -61,8 +61,7 @@ struct Running {
     bookmark: Instant,
 }
 
-/// Starts a watch. What is there at the start is collected now, so that a revision that is gone is refused
-/// before the answer begins.
+/// Starts a watch. What is there at the start is collected now.
 pub fn stream(
     service: Arc<Service>,
     watch: Watch,
@@ -92,9 +91,8 @@ impl Running {
     fn begin(&mut self) -> Result<(), ApiError> {
         let watch = &self.watch;
         if let (Some(after), false) = (watch.after, watch.initial) {
+            // What is expired is told as an event, as the real server does: the request itself was fine.
             self.position = after;
-            // Refuses what is expired, with the status code of the whole answer.
-            self.service.store.changes(&watch.kind.resource, after)?;
             return Ok(());
         }
         let snapshot = self

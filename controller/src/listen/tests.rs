@@ -92,11 +92,14 @@ async fn a_plain_request_from_elsewhere_is_told_to_use_tls() {
     let (stream, _) = listener.accept().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(dir.path(), &[], SystemTime::now()).unwrap();
+    let peer = "192.0.2.7".parse().unwrap();
+    let open = Arc::new(Connections::new(1)).admit(peer, Instant::now()).unwrap();
     let connection = Connection {
         addr: "192.0.2.7:4711".parse().unwrap(),
         router: router(),
         limits: Limits::default(),
         shutdown: CancellationToken::new(),
+        activity: Arc::clone(&open.activity),
     };
     let server = tokio::spawn(connection.run(stream, Mode::TlsOrLoopbackPlain(pki.public())));
     let answer = exchange(client).await;
@@ -106,10 +109,10 @@ async fn a_plain_request_from_elsewhere_is_told_to_use_tls() {
 }
 
 #[tokio::test]
-async fn a_tls_port_never_answers_plain_http() {
+async fn a_tls_port_serves_nobody_in_plain_and_says_so() {
     let served = start(Limits::default(), |pki| Mode::Tls(pki.public())).await;
     let plain = exchange(TcpStream::connect(served.addr).await.unwrap()).await;
-    assert!(!plain.contains("HTTP/1.1"), "{plain}");
+    assert!(plain.starts_with("HTTP/1.1 426"), "{plain}");
     served.shutdown.cancel();
     served.task.await.unwrap();
 }

@@ -42,6 +42,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
             .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
+        crate::fault::point("file-unnamed");
         fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     })();
@@ -49,6 +50,23 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
         let _ = fs::remove_file(&temporary);
         file_error(path, e)
     })
+}
+
+/// Removes what a process left that died before it could name a file of [`write_private`]: there may be a key in it.
+pub(super) fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let pid = name
+            .strip_suffix(".new")
+            .and_then(|rest| rest.rsplit_once('.'))
+            .and_then(|(_, pid)| pid.parse::<u32>().ok());
+        // A process of that number may be writing it just now; ours has not begun.
+        let abandoned = |pid: u32| pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists();
+        if pid.is_some_and(abandoned) {
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 pub(super) fn file_error(path: &Path, source: io::Error) -> PkiError {

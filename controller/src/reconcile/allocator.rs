@@ -1,31 +1,55 @@
 //! The one place where bytes are promised.
 //!
-//! A reservation raises `status.promisedBytes` of the pool by a conditional update before the volume is written; the
-//! lock of this process is held over both, and the resourceVersion keeps a second leader out. A crash in between
-//! leaves the promise too high, never too low: the recount (sum over the volumes) heals it, at the start and now and
-//! then.
+//! A promise is two writes: the pool's status takes the raised sum together with a reservation that says for which
+//! volume, by a conditional update; then the volume is written. A crash, a lost answer or another leader in between
+//! finds the reservation: the same volume asked for again takes it over, a recount counts it, and it goes only when
+//! its volume is there or can never come any more. So the sum is never below what volumes hold.
+//!
+//! Within this process one promise is made at a time; between processes the resourceVersions stand.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ListParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
-use smart_storage_core::volume::{Cost, Shortage, recount, reserve};
+use parking_lot::Mutex;
+use serde_json::json;
+use smart_storage_core::{
+    ledger::{Counted, Held, Ledger, Reservation},
+    volume::Shortage,
+};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, is_already_there, is_not_found};
-use crate::crd::{UnifiedPool, UnifiedVolume};
+use crate::crd::{
+    ANNOTATION_FENCE, UnifiedPool, UnifiedPoolStatus, UnifiedStorageClaim, UnifiedVolume,
+    pool::PoolReservation, volume::ClaimRef,
+};
 
 const RECOUNT_EVERY: Duration = Duration::from_secs(300);
+/// What changes within this time is counted together.
+const TOGETHER: Duration = Duration::from_millis(250);
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 const CONFLICTS_BORNE: usize = 20;
 
 /// Promises bytes of pools.
 pub struct Allocator {
+    client: Client,
     pools: Api<UnifiedPool>,
     volumes: Api<UnifiedVolume>,
+    /// Under which its reservations are.
+    name: String,
     /// Held from the reservation until the volume is written.
     turn: tokio::sync::Mutex<()>,
+    /// Pools that have to be counted, because something was written or is gone.
+    stale: Mutex<BTreeSet<String>>,
+    wake: Notify,
 }
 
 /// What became of a request for bytes.
@@ -45,55 +69,49 @@ impl Allocator {
     pub(super) fn new(client: Client) -> Self {
         Self {
             pools: Api::all(client.clone()),
-            volumes: Api::all(client),
+            volumes: Api::all(client.clone()),
+            client,
+            name: uuid::Uuid::new_v4().simple().to_string(),
             turn: tokio::sync::Mutex::new(()),
+            stale: Mutex::default(),
+            wake: Notify::new(),
         }
     }
 
     /// Reserves the volume's bytes and writes it; a volume of that name that is there already costs nothing.
     ///
     /// # Errors
-    /// Where the API cannot be reached; then at most the promise is too high until the next recount.
+    /// Where the API cannot be reached; then the reservation stands, and the same volume asked for again has it.
     pub async fn create(&self, volume: &UnifiedVolume) -> Result<Granted, Error> {
         let _turn = self.turn.lock().await;
-        if let Some(volume) = self.volumes.get_opt(&volume.name_any()).await? {
-            return Ok(Granted::Written {
-                volume: Box::new(volume),
-                existed: true,
-            });
+        let name = volume.name_any();
+        if let Some(volume) = self.volumes.get_opt(&name).await? {
+            return Ok(written(volume, true));
         }
         let placement = &volume.spec.placement;
-        if let Err(shortage) = self
-            .change(&placement.pool, |capacity, promised| {
-                reserve(
-                    capacity,
-                    promised,
-                    Cost {
-                        bytes: placement.promised_bytes,
-                        slots: 0,
-                    },
-                )
-            })
-            .await?
-        {
+        let ask = Reservation {
+            volume: name.clone(),
+            bytes: placement.promised_bytes,
+            by: self.name.clone(),
+            grows: None,
+        };
+        let owner = Some(&volume.spec.claim_ref);
+        if let Err(shortage) = self.reserve(&placement.pool, &ask, 0, owner).await? {
             return Ok(Granted::Short(shortage));
         }
         crate::fault::point("after-reserve");
         match self.volumes.create(&PostParams::default(), volume).await {
-            Ok(volume) => Ok(Granted::Written {
-                volume: Box::new(volume),
-                existed: false,
-            }),
+            Ok(volume) => {
+                crate::fault::point("volume-written");
+                Ok(written(volume, false))
+            }
+            Err(error) if is_already_there(&error) => match self.volumes.get_opt(&name).await? {
+                Some(volume) => Ok(written(volume, true)),
+                None => Err(error.into()),
+            },
             Err(error) => {
-                // Whether it was written after all is not known where the answer was lost: counting tells.
-                self.count(&placement.pool).await?;
-                if is_already_there(&error)
-                    && let Some(volume) = self.volumes.get_opt(&volume.name_any()).await?
-                {
-                    return Ok(Granted::Written {
-                        volume: Box::new(volume),
-                        existed: true,
-                    });
+                if was_refused(&error) {
+                    self.withdraw(&placement.pool, &name).await;
                 }
                 Err(error.into())
             }
@@ -112,43 +130,44 @@ impl Allocator {
     ) -> Result<Result<(), Shortage>, Error> {
         let _turn = self.turn.lock().await;
         let mut volume = self.volumes.get(name).await?;
-        let more = promised_bytes.saturating_sub(volume.spec.placement.promised_bytes);
         if capacity_bytes <= volume.spec.capacity_bytes {
             return Ok(Ok(()));
         }
         let pool = volume.spec.placement.pool.clone();
-        let reserved = self
-            .change(&pool, |capacity, promised| {
-                reserve(
-                    capacity,
-                    promised,
-                    Cost {
-                        bytes: more,
-                        slots: 0,
-                    },
-                )
-            })
-            .await?;
-        if let Err(shortage) = reserved {
+        let held = volume.spec.placement.promised_bytes;
+        let ask = Reservation {
+            volume: name.to_owned(),
+            bytes: promised_bytes.max(held),
+            by: self.name.clone(),
+            grows: volume.resource_version(),
+        };
+        if let Err(shortage) = self.reserve(&pool, &ask, held, None).await? {
             return Ok(Err(shortage));
         }
         crate::fault::point("after-reserve-growth");
         volume.spec.capacity_bytes = capacity_bytes;
-        volume.spec.placement.promised_bytes = volume.spec.placement.promised_bytes.saturating_add(more);
-        if let Err(error) = self.volumes.replace(name, &PostParams::default(), &volume).await {
-            self.count(&pool).await?;
-            return Err(error.into());
-        }
+        volume.spec.placement.promised_bytes = ask.bytes;
+        self.volumes
+            .replace(name, &PostParams::default(), &volume)
+            .await?;
+        crate::fault::point("volume-grown");
         Ok(Ok(()))
     }
 
-    /// Counts a pool's promises anew, after a volume is gone.
+    /// Counts a pool's promises anew.
     ///
     /// # Errors
     /// Where the API cannot be reached.
     pub async fn recount(&self, pool: &str) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         self.count(pool).await
+    }
+
+    /// Has a pool's promises counted as soon as may be, and again until that succeeds: a volume of it was written,
+    /// or is gone.
+    pub fn recount_soon(&self, pool: &str) {
+        self.stale.lock().insert(pool.to_owned());
+        self.wake.notify_one();
     }
 
     /// Volumes on a pool by a live read, none of them half-way: what is not counted now cannot come any more once the
@@ -165,33 +184,119 @@ impl Allocator {
             .count())
     }
 
+    async fn reserve(
+        &self,
+        pool: &str,
+        ask: &Reservation,
+        held: u64,
+        owner: Option<&ClaimRef>,
+    ) -> Result<Result<(), Shortage>, Error> {
+        let reserved = self
+            .change(pool, owner, |capacity, ledger| {
+                ledger.reserve(capacity, ask.clone(), held)
+            })
+            .await;
+        // A reservation that is there, or may be there, has to be looked after whatever comes next.
+        if !matches!(reserved, Ok(Err(_))) {
+            self.recount_soon(pool);
+        }
+        reserved
+    }
+
+    /// The write of a new volume was refused: nothing of it can come. Where this fails, the reservation waits for
+    /// its volume to be asked for again.
+    async fn withdraw(&self, pool: &str, volume: &str) {
+        let withdrawn = self
+            .change(pool, None, |_, ledger| Ok(ledger.withdraw(volume, &self.name)))
+            .await;
+        if let Err(error) = withdrawn {
+            tracing::warn!(%error, pool, volume, "reservation not withdrawn");
+        }
+    }
+
     async fn count(&self, pool: &str) -> Result<(), Error> {
         for _ in 0..CONFLICTS_BORNE {
             // The pool is read first: a promise that is written after this read makes the update fail.
             let Some(object) = self.pools.get_opt(pool).await? else {
                 return Ok(());
             };
-            let volumes = self.volumes.list(&ListParams::default()).await?;
-            let costs = volumes
-                .iter()
-                .filter(|volume| volume.spec.placement.pool == pool)
-                .map(|volume| Cost {
-                    bytes: volume.spec.placement.promised_bytes,
-                    slots: 0,
-                });
-            match self.write(object, recount(costs, [])).await {
+            let volumes = self.volumes.list(&ListParams::default()).await?.items;
+            let held: Vec<Held<'_>> = volumes.iter().map(|volume| held(volume, pool)).collect();
+            let status = object.status.clone().unwrap_or_default();
+            let unwanted = self.unwanted(&status, &held).await?;
+            let counted =
+                ledger_of(&status).recount(&held, |reservation| unwanted.contains(&reservation.volume));
+            let ledger = match counted {
+                Counted::Ledger(ledger) => ledger,
+                Counted::Fence(names) => {
+                    for name in names {
+                        self.fence(&name).await?;
+                    }
+                    continue;
+                }
+            };
+            let frees = ledger.promised < ledger_of(&status).promised;
+            match self.write(object, ledger, None).await {
                 Err(Error::Conflict) => {}
                 Err(Error::Kube(error)) if is_not_found(&error) => return Ok(()),
-                result => return result,
+                result => {
+                    if frees {
+                        crate::fault::point("promise-recounted");
+                    }
+                    return result;
+                }
             }
         }
         Err(Error::Conflict)
     }
 
+    /// Volumes that are reserved, not there, and whose claims are gone: nobody asks for them again.
+    async fn unwanted(
+        &self,
+        status: &UnifiedPoolStatus,
+        held: &[Held<'_>],
+    ) -> Result<BTreeSet<String>, Error> {
+        let mut unwanted = BTreeSet::new();
+        for reservation in &status.reservations {
+            if reservation.grows.is_some() || held.iter().any(|volume| volume.name == reservation.volume) {
+                continue;
+            }
+            let owner = &reservation.claim;
+            let claims = Api::<UnifiedStorageClaim>::namespaced(self.client.clone(), &owner.namespace);
+            let uid = claims.get_opt(&owner.name).await?.and_then(|claim| claim.uid());
+            if uid.as_deref() != Some(owner.uid.as_str()) {
+                unwanted.insert(reservation.volume.clone());
+            }
+        }
+        Ok(unwanted)
+    }
+
+    /// Changes a volume so that a growth that builds on it as it is cannot be written any more.
+    async fn fence(&self, name: &str) -> Result<(), Error> {
+        let Some(volume) = self.volumes.get_opt(name).await? else {
+            return Ok(());
+        };
+        let version = volume.resource_version();
+        let patch =
+            json!({"metadata": {"resourceVersion": version, "annotations": {ANNOTATION_FENCE: version}}});
+        match self
+            .volumes
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map_err(Error::from)
+        {
+            // Changed by somebody else: that does as well.
+            Ok(_) | Err(Error::Conflict) => Ok(()),
+            Err(Error::Kube(error)) if is_not_found(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn change(
         &self,
         pool: &str,
-        decide: impl Fn(u64, u64) -> Result<u64, Shortage>,
+        claim: Option<&ClaimRef>,
+        decide: impl Fn(u64, &Ledger) -> Result<Ledger, Shortage>,
     ) -> Result<Result<(), Shortage>, Error> {
         for _ in 0..CONFLICTS_BORNE {
             let object = self.pools.get(pool).await?;
@@ -200,11 +305,11 @@ impl Allocator {
                 return Err(Error::Backend(format!("pool {pool} is being deleted")));
             }
             let status = object.status.clone().unwrap_or_default();
-            let promised = match decide(status.total_capacity_bytes, status.promised_bytes) {
-                Ok(promised) => promised,
+            let ledger = match decide(super::pool::promisable(&status), &ledger_of(&status)) {
+                Ok(ledger) => ledger,
                 Err(shortage) => return Ok(Err(shortage)),
             };
-            match self.write(object, promised).await {
+            match self.write(object, ledger, claim).await {
                 Err(Error::Conflict) => {}
                 result => return result.map(Ok),
             }
@@ -212,10 +317,34 @@ impl Allocator {
         Err(Error::Conflict)
     }
 
-    async fn write(&self, mut pool: UnifiedPool, promised: u64) -> Result<(), Error> {
+    /// Writes a ledger where it differs; `claim` is the one that a new reservation is for.
+    async fn write(
+        &self,
+        mut pool: UnifiedPool,
+        ledger: Ledger,
+        claim: Option<&ClaimRef>,
+    ) -> Result<(), Error> {
         let name = pool.name_any();
         let mut status = pool.status.clone().unwrap_or_default();
-        super::pool::set_promised(&mut status, promised);
+        let mut owners: BTreeMap<String, ClaimRef> = std::mem::take(&mut status.reservations)
+            .into_iter()
+            .map(|known| (known.volume, known.claim))
+            .collect();
+        status.reservations = ledger
+            .reservations
+            .into_iter()
+            .map(|reservation| PoolReservation {
+                claim: owners
+                    .remove(&reservation.volume)
+                    .or_else(|| claim.cloned())
+                    .unwrap_or_default(),
+                volume: reservation.volume,
+                bytes: reservation.bytes,
+                by: reservation.by,
+                grows: reservation.grows,
+            })
+            .collect();
+        super::pool::set_promised(&mut status, ledger.promised);
         if pool.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -226,164 +355,84 @@ impl Allocator {
         Ok(())
     }
 
-    /// Counts every pool at the start and every five minutes; an equal count writes nothing.
-    pub(super) async fn recount_now_and_then(self: Arc<Self>, stop: CancellationToken) {
+    /// Counts every pool at the start and every five minutes, and soon those of which something was written or is
+    /// gone; an equal count writes nothing.
+    pub(super) async fn keep_counted(self: Arc<Self>, stop: CancellationToken) {
+        let mut next = Instant::now();
         loop {
-            match self.pools.list(&ListParams::default()).await {
-                Ok(pools) => {
-                    for pool in pools {
-                        if let Err(error) = self.recount(&pool.name_any()).await {
-                            tracing::warn!(%error, pool = %pool.name_any(), "promises not recounted");
-                        }
-                    }
+            let pause = tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(next) => {
+                    next = self.count_every_pool_soon().await;
+                    Duration::ZERO
                 }
-                Err(error) => tracing::warn!(%error, "pools not listed for the recount"),
-            }
+                () = self.wake.notified() => TOGETHER,
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(RECOUNT_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            let stale = std::mem::take(&mut *self.stale.lock());
+            for pool in stale {
+                if let Err(error) = self.recount(&pool).await {
+                    tracing::warn!(%error, pool, "promises not recounted, will be tried again");
+                    self.stale.lock().insert(pool);
+                    next = next.min(Instant::now() + TRY_AGAIN);
+                }
             }
         }
+    }
+
+    /// Answers when to come back.
+    async fn count_every_pool_soon(&self) -> Instant {
+        match self.pools.list(&ListParams::default()).await {
+            Ok(pools) => {
+                let names = pools.iter().map(|pool| pool.name_any());
+                self.stale.lock().extend(names);
+                Instant::now() + RECOUNT_EVERY
+            }
+            Err(error) => {
+                tracing::warn!(%error, "pools not listed for the recount");
+                Instant::now() + TRY_AGAIN
+            }
+        }
+    }
+}
+
+fn written(volume: UnifiedVolume, existed: bool) -> Granted {
+    Granted::Written {
+        volume: Box::new(volume),
+        existed,
+    }
+}
+
+/// The API server answered that it did not do it; anything else may have been done, or may still be.
+fn was_refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408)
+}
+
+fn held<'a>(volume: &'a UnifiedVolume, pool: &str) -> Held<'a> {
+    Held {
+        name: volume.metadata.name.as_deref().unwrap_or_default(),
+        here: volume.spec.placement.pool == pool,
+        bytes: volume.spec.placement.promised_bytes,
+        version: volume.metadata.resource_version.as_deref().unwrap_or_default(),
+    }
+}
+
+/// What a pool's status says of its promises.
+pub(super) fn ledger_of(status: &UnifiedPoolStatus) -> Ledger {
+    let reservations = status.reservations.iter().map(|known| Reservation {
+        volume: known.volume.clone(),
+        bytes: known.bytes,
+        by: known.by.clone(),
+        grows: known.grows.clone(),
+    });
+    Ledger {
+        promised: status.promised_bytes,
+        reservations: reservations.collect(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::future::join_all;
-    use kube::api::{DeleteParams, Patch, PatchParams};
-    use serde_json::json;
-
-    use super::*;
-    use crate::{crd, embedded::Embedded};
-
-    struct Bed {
-        allocator: Arc<Allocator>,
-        embedded: Embedded,
-        _folder: tempfile::TempDir,
-    }
-
-    impl Bed {
-        async fn new(capacity: u64) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let embedded = Embedded::open(&folder.path().join("store.redb"), crd::all())
-                .await
-                .unwrap();
-            let allocator = Arc::new(Allocator::new(embedded.client()));
-            let pool: UnifiedPool = serde_json::from_value(json!({
-                "apiVersion": "storage.billyronks.io/v1", "kind": "UnifiedPool",
-                "metadata": {"name": "p", "finalizers": [crd::FINALIZER]},
-                "spec": {"poolType": "file", "backend": {"type": "seaweedfs"}},
-            }))
-            .unwrap();
-            allocator
-                .pools
-                .create(&PostParams::default(), &pool)
-                .await
-                .unwrap();
-            let status = json!({"status": {"phase": "Ready", "totalCapacityBytes": capacity}});
-            allocator
-                .pools
-                .patch_status("p", &PatchParams::default(), &Patch::Merge(&status))
-                .await
-                .unwrap();
-            Self {
-                allocator,
-                embedded,
-                _folder: folder,
-            }
-        }
-
-        async fn promised(&self) -> u64 {
-            let pool = self.allocator.pools.get("p").await.unwrap();
-            pool.status.unwrap_or_default().promised_bytes
-        }
-
-        async fn held(&self) -> u64 {
-            let volumes = self.allocator.volumes.list(&ListParams::default()).await.unwrap();
-            volumes.iter().map(|v| v.spec.placement.promised_bytes).sum()
-        }
-    }
-
-    fn volume(name: &str, bytes: u64) -> UnifiedVolume {
-        serde_json::from_value(json!({
-            "apiVersion": "storage.billyronks.io/v1", "kind": "UnifiedVolume", "metadata": {"name": name},
-            "spec": {
-                "storageType": "file", "reclaimPolicy": "Delete", "capacityBytes": 1,
-                "claimRef": {"namespace": "default", "name": name, "uid": name},
-                "placement": {"backend": "seaweedfs", "pool": "p", "copies": 1, "promisedBytes": bytes,
-                              "reasons": ["a test"]},
-            },
-        }))
-        .unwrap()
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn two_hundred_at_once_get_no_more_than_there_is() {
-        let bed = Bed::new(300).await;
-        // A second allocator is a second leader: only the resourceVersion stands between them.
-        let other = Arc::new(Allocator::new(bed.embedded.client()));
-        let asked = (0..200).map(|n| {
-            let allocator = if n % 2 == 0 { &bed.allocator } else { &other };
-            let allocator = Arc::clone(allocator);
-            async move { allocator.create(&volume(&format!("uv-{n}"), 10)).await.unwrap() }
-        });
-        let granted = join_all(asked).await;
-        let written = granted
-            .iter()
-            .filter(|granted| matches!(granted, Granted::Written { existed: false, .. }))
-            .count();
-        assert_eq!(written, 30);
-        assert_eq!((bed.promised().await, bed.held().await), (300, 300));
-        bed.allocator.recount("p").await.unwrap();
-        assert_eq!(bed.promised().await, 300);
-    }
-
-    #[tokio::test]
-    async fn a_crash_between_reserve_and_create_is_healed_by_the_recount() {
-        let bed = Bed::new(100).await;
-        bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
-        let reserved = bed
-            .allocator
-            .change("p", |capacity, promised| {
-                reserve(capacity, promised, Cost { bytes: 60, slots: 0 })
-            })
-            .await
-            .unwrap();
-        assert!(reserved.is_ok());
-        assert!(matches!(
-            bed.allocator.create(&volume("uv-b", 10)).await.unwrap(),
-            Granted::Short(_)
-        ));
-        bed.allocator.recount("p").await.unwrap();
-        assert_eq!(bed.promised().await, 40);
-        assert!(matches!(
-            bed.allocator.create(&volume("uv-b", 60)).await.unwrap(),
-            Granted::Written { existed: false, .. }
-        ));
-    }
-
-    #[tokio::test]
-    async fn the_same_volume_again_costs_nothing() {
-        let bed = Bed::new(100).await;
-        for existed in [false, true, true] {
-            let granted = bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
-            assert!(matches!(granted, Granted::Written { existed: was, .. } if was == existed));
-            assert_eq!(bed.promised().await, 40);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_pool_that_is_being_deleted_promises_nothing_more() {
-        let bed = Bed::new(100).await;
-        bed.allocator.create(&volume("uv-a", 40)).await.unwrap();
-        bed.allocator
-            .pools
-            .delete("p", &DeleteParams::default())
-            .await
-            .unwrap();
-        assert!(bed.allocator.create(&volume("uv-b", 10)).await.is_err());
-        assert!(bed.allocator.grow("uv-a", 2, 50).await.is_err());
-        assert_eq!((bed.promised().await, bed.held().await), (40, 40));
-        assert_eq!(bed.allocator.volumes_on("p").await.unwrap(), 1);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! UnifiedStorageClaim: placed, reserved and bound to a volume, or told why each candidate refused it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api, ResourceExt as _,
@@ -27,25 +27,27 @@ use crate::crd::{
     volume::{ClaimRef, VolumePlacement},
 };
 
-/// Which claims have to be looked at again.
+/// Which claims have to be looked at again; those that wait are woken in their turn.
 pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRef<UnifiedStorageClaim>> {
     match change {
         None => every(&stores.claims),
-        Some(Change::Volume { namespace, claim, .. }) => vec![ObjectRef::new(claim).within(namespace)],
-        // Tiers and fault domains come from the StorageNodes.
-        Some(Change::Pool(_) | Change::Class(_) | Change::Agent(_) | Change::Node(_)) => {
-            let waits = |claim: &UnifiedStorageClaim| {
-                claim.status.as_ref().is_none_or(|status| {
-                    matches!(status.phase, ClaimPhase::Pending | ClaimPhase::Placing)
-                        || status.conditions.iter().any(|c| c.type_ == "Expanded")
-                })
-            };
-            let claims = stores.claims.state();
-            claims
-                .iter()
-                .filter(|claim| waits(claim))
-                .map(|claim| ObjectRef::from_obj(claim.as_ref()))
-                .collect()
+        Some(Change::Volume {
+            name,
+            namespace,
+            claim,
+            ..
+        }) => {
+            let mut concerned = vec![ObjectRef::new(claim).within(namespace)];
+            // Who names the volume of another claim may have it once that is gone.
+            let goes = stores.volumes.get(&ObjectRef::new(name)).is_none();
+            if goes {
+                let claims = stores.claims.state();
+                let names_it = claims
+                    .iter()
+                    .filter(|claim| claim.spec.volume_name.as_deref() == Some(name.as_str()));
+                concerned.extend(names_it.map(|claim| ObjectRef::from_obj(claim.as_ref())));
+            }
+            concerned
         }
         Some(_) => Vec::new(),
     }
@@ -58,9 +60,15 @@ enum Outcome {
     Gone(String),
     Bound {
         volume: Box<UnifiedVolume>,
-        growth_refused: Option<String>,
+        growth_refused: Option<GrowthRefused>,
     },
 }
+
+/// Why a volume stays as large as it is: a stable word, and all of it.
+type GrowthRefused = (&'static str, String);
+
+/// A claim that waits looks again now and then, so that the numbers in its reasons do not grow old.
+const LOOKED_AT_AGAIN: Duration = Duration::from_secs(300);
 
 /// Gets a claim its volume, and publishes how that stands.
 pub(super) async fn reconcile(
@@ -89,7 +97,10 @@ pub(super) async fn reconcile(
         );
         context.event(claim.as_ref(), ok, reason, note).await;
     }
-    Ok(Action::await_change())
+    Ok(match outcome {
+        Outcome::Refused(_) => Action::requeue(LOOKED_AT_AGAIN),
+        _ => Action::await_change(),
+    })
 }
 
 /// The volume's name: the one that the claim says, else one made of its uid.
@@ -137,7 +148,7 @@ async fn settle(claim: &UnifiedStorageClaim, context: &Context) -> Result<Outcom
         return Ok(Outcome::Impossible("VolumeNameWrong", words));
     }
     let planner = Planner::new(context.stores.clone(), Arc::clone(&context.registry));
-    let placed = match planner.place(&claim.spec) {
+    let placed = match planner.place(&claim.spec, &name) {
         Ok(placed) => placed,
         Err(refusals) => {
             context.metrics.placed("refused");
@@ -193,11 +204,15 @@ async fn bound(
 ) -> Result<Outcome, Error> {
     let owner = &volume.spec.claim_ref;
     if owner.uid != uid {
+        // Whose it is, is nobody's business in another namespace.
+        let whose = if Some(&owner.namespace) == claim.metadata.namespace.as_ref() {
+            format!("claim {}", owner.name)
+        } else {
+            "another claim".to_owned()
+        };
         let words = format!(
-            "spec.volumeName: volume {} belongs to claim {}/{}; a volume is never shared",
+            "spec.volumeName: volume {} belongs to {whose}; a volume is never shared",
             volume.name_any(),
-            owner.namespace,
-            owner.name
         );
         return Ok(Outcome::Impossible("VolumeTaken", words));
     }
@@ -210,7 +225,7 @@ async fn bound(
         );
         return Ok(Outcome::Bound {
             volume: Box::new(volume),
-            growth_refused: Some(words),
+            growth_refused: Some(("VolumesNeverShrink", words)),
         });
     }
     if wanted == has || volume.metadata.deletion_timestamp.is_some() {
@@ -234,16 +249,14 @@ async fn grow(
     volume: &UnifiedVolume,
     wanted: u64,
     context: &Context,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<GrowthRefused>, Error> {
     let classes = context.stores.classes.state();
     let class = classes
         .iter()
         .find(|class| class.name_any() == volume.spec.class_name);
     if class.is_some_and(|class| !class.spec.capacity.allow_expansion) {
-        return Ok(Some(format!(
-            "class {} does not allow expansion",
-            volume.spec.class_name
-        )));
+        let words = format!("class {} does not allow expansion", volume.spec.class_name);
+        return Ok(Some(("ExpansionNotAllowed", words)));
     }
     let pools = context.stores.pools.state();
     let pool = pools
@@ -265,7 +278,10 @@ async fn grow(
                     .await;
                 None
             }
-            Err(shortage) => Some(format!("pool {}: {shortage}", volume.spec.placement.pool)),
+            Err(shortage) => Some((
+                "NoSpace",
+                format!("pool {}: {shortage}", volume.spec.placement.pool),
+            )),
         },
     )
 }
@@ -341,7 +357,9 @@ fn status(
                 volume: &volume.name_any(),
                 pool: &volume.spec.placement.pool,
                 decision: &decided,
-                growth_refused: growth_refused.as_deref(),
+                growth_refused: growth_refused
+                    .as_ref()
+                    .map(|(reason, words)| (*reason, words.as_str())),
             };
             (Some(volume), decide(&ClaimObservation::Bound(bound)))
         }

@@ -13,10 +13,14 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use smart_storage_core::{drive::NodeName, registry::Registry};
+use smart_storage_core::registry::Registry;
+use tokio::sync::broadcast;
 
-use super::{Allocator, Backends, Clock, Stores};
+use super::{Allocator, Backends, Change, Clock, Stores};
 use crate::{agents::AgentsHub, metrics::Metrics};
+
+/// Longer than any pause between two tries.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
 
 /// Everything that a reconciler may use.
 pub struct Context {
@@ -38,19 +42,47 @@ pub struct Context {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    /// The news that wake the reconcilers.
+    pub changes: broadcast::Sender<Change>,
     recorder: Recorder,
     started: Timestamp,
-    failures: Mutex<HashMap<String, u32>>,
+    failures: Mutex<HashMap<String, Failures>>,
     members: Mutex<HashMap<String, Told>>,
+}
+
+/// How often something failed in a row.
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    last: Timestamp,
 }
 
 /// What passed between a member and the agent that has it.
 #[derive(Clone, Debug, Default)]
 struct Told {
-    /// The node and its stream that took the last order.
-    by: Option<(NodeName, u64)>,
+    /// The last order, as one number: what, to which stream of which node.
+    order: Option<u64>,
+    /// Whether its answer has not come yet.
+    asked: bool,
+    /// Whether the agent took it.
+    taken: bool,
+    /// The same order is not given again before.
+    not_before: Option<Timestamp>,
     refusal: Option<Refusal>,
     released: bool,
+}
+
+/// Whether an order is to be given now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Yes; it counts as given.
+    Now,
+    /// Its answer has not come yet.
+    Asked,
+    /// The agent took it.
+    Taken,
+    /// It failed, or nothing came of it: after this time again.
+    Later(Duration),
 }
 
 /// Why an agent did not do what it was told.
@@ -71,6 +103,7 @@ impl Context {
         cluster_id: String,
         clock: Clock,
         metrics: Metrics,
+        changes: broadcast::Sender<Change>,
     ) -> Self {
         let reporter = Reporter {
             controller: "smart-storage-controller".to_owned(),
@@ -88,6 +121,7 @@ impl Context {
             started: clock(),
             clock,
             metrics,
+            changes,
             failures: Mutex::new(HashMap::new()),
             members: Mutex::new(HashMap::new()),
         }
@@ -102,25 +136,52 @@ impl Context {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn was_told(&self, member: &str, node: &NodeName, session: u64) -> bool {
-        self.members()
-            .get(member)
-            .is_some_and(|told| told.by.as_ref() == Some(&(node.clone(), session)))
-    }
-
-    pub(super) fn told(&self, member: &str, node: &NodeName, session: u64) {
-        let told = Told {
-            by: Some((node.clone(), session)),
-            refusal: None,
-            released: false,
-        };
-        self.members().insert(member.to_owned(), told);
-    }
-
-    pub(super) fn refused(&self, member: &str, refusal: Refusal) {
+    /// Whether the agent is to be given this order now. `done` says that what the order wants is so.
+    pub(super) fn due(&self, member: &str, order: u64, done: bool) -> Due {
+        let now = self.now();
         let mut members = self.members();
         let told = members.entry(member.to_owned()).or_default();
-        told.by = None;
+        if told.asked {
+            return Due::Asked;
+        }
+        if told.order == Some(order) {
+            if told.taken && done {
+                return Due::Taken;
+            }
+            if let Some(at) = told.not_before.filter(|at| *at > now) {
+                return Due::Later(at.duration_since(now).unsigned_abs());
+            }
+        }
+        *told = Told {
+            order: Some(order),
+            asked: true,
+            refusal: told.refusal.take(),
+            ..Told::default()
+        };
+        Due::Now
+    }
+
+    /// The agent took the order; it is repeated after `again` where nothing came of it.
+    pub(super) fn taken(&self, member: &str, again: Duration) {
+        let not_before = self.now().checked_add(again).ok();
+        let mut members = self.members();
+        let told = members.entry(member.to_owned()).or_default();
+        *told = Told {
+            order: told.order,
+            taken: true,
+            not_before,
+            ..Told::default()
+        };
+    }
+
+    /// The agent did not do it, or could not be told.
+    pub(super) fn refused(&self, member: &str, refusal: Refusal, again: Duration) {
+        let not_before = self.now().checked_add(again).ok();
+        let mut members = self.members();
+        let told = members.entry(member.to_owned()).or_default();
+        told.asked = false;
+        told.taken = false;
+        told.not_before = not_before;
         told.refusal = Some(refusal);
     }
 
@@ -129,7 +190,10 @@ impl Context {
     }
 
     pub(super) fn released(&self, member: &str) {
-        self.members().entry(member.to_owned()).or_default().released = true;
+        let mut members = self.members();
+        let told = members.entry(member.to_owned()).or_default();
+        told.asked = false;
+        told.released = true;
     }
 
     pub(super) fn is_released(&self, member: &str) -> bool {
@@ -138,6 +202,12 @@ impl Context {
 
     pub(super) fn forget_member(&self, member: &str) {
         self.members().remove(member);
+    }
+
+    /// Wakes whom it concerns.
+    pub(super) fn tell(&self, change: Change) {
+        // Nobody listens while the process starts or ends.
+        let _ = self.changes.send(change);
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -163,11 +233,18 @@ impl Context {
 
     /// Seconds until the next try of something that failed: 1, 2, 4 ... 60, with a fifth of jitter by its name.
     pub(super) fn back_off(&self, key: &str) -> Duration {
+        let now = self.now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(key.to_owned()).or_insert(0);
-        *count = count.saturating_add(1);
-        let base = 500_u64.saturating_mul(1 << (*count).min(7)).min(60_000);
-        let jitter = key.bytes().fold(u64::from(*count), |sum, byte| {
+        // What was not tried for so long is gone.
+        failures.retain(|_, failed| now.duration_since(failed.last).unsigned_abs() < FORGOTTEN_AFTER);
+        let failed = failures
+            .entry(key.to_owned())
+            .or_insert(Failures { count: 0, last: now });
+        failed.count = failed.count.saturating_add(1);
+        failed.last = now;
+        let count = failed.count;
+        let base = 500_u64.saturating_mul(1 << count.min(7)).min(60_000);
+        let jitter = key.bytes().fold(u64::from(count), |sum, byte| {
             sum.wrapping_mul(31).wrapping_add(u64::from(byte))
         }) % 20;
         Duration::from_millis(base + base * jitter / 100)

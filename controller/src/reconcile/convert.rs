@@ -198,8 +198,12 @@ pub(super) fn class(object: &UnifiedStorageClass) -> placement::Class {
     }
 }
 
-/// A claim as placement sees it.
-pub(super) fn request(spec: &UnifiedStorageClaimSpec, capacity_bytes: u64) -> Option<placement::Request> {
+/// A claim as placement sees it, for the volume of that name.
+pub(super) fn request(
+    spec: &UnifiedStorageClaimSpec,
+    capacity_bytes: u64,
+    volume: &str,
+) -> Option<placement::Request> {
     Some(placement::Request {
         storage_type: word(spec.storage_type)?,
         capacity_bytes,
@@ -207,6 +211,7 @@ pub(super) fn request(spec: &UnifiedStorageClaimSpec, capacity_bytes: u64) -> Op
         class: spec.class_name.clone(),
         redundancy: spec.redundancy.as_ref().map(redundancy),
         labels: BTreeMap::new(),
+        volume: volume.to_owned(),
     })
 }
 

@@ -11,8 +11,9 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, ObjectMeta, PostParams},
 };
+use tokio::sync::broadcast;
 
-use super::{Backends, Error, Stores, backends::backend, is_already_there, is_not_found};
+use super::{Backends, Change, Error, Stores, backends::backend, is_already_there, is_not_found};
 use crate::{
     backend::{Backend, Credentials},
     crd::{LABEL_ID, UnifiedPool, UnifiedVolume},
@@ -106,6 +107,7 @@ pub struct Rotation {
     client: Client,
     stores: Stores,
     backends: Arc<Backends>,
+    changes: broadcast::Sender<Change>,
     /// One at a time: the Secret and the identity must end with the same keys.
     turn: tokio::sync::Mutex<()>,
 }
@@ -113,11 +115,17 @@ pub struct Rotation {
 impl Rotation {
     /// Rotation over these backends.
     #[must_use]
-    pub fn new(client: Client, stores: Stores, backends: Arc<Backends>) -> Self {
+    pub fn new(
+        client: Client,
+        stores: Stores,
+        backends: Arc<Backends>,
+        changes: broadcast::Sender<Change>,
+    ) -> Self {
         Self {
             client,
             stores,
             backends,
+            changes,
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -153,10 +161,12 @@ impl Rotation {
             .await
             .map_err(|error| unavailable(&error))?;
         crate::fault::point("after-secret");
-        backend
-            .ensure_identity(&volume.name_any(), &keys)
-            .await
-            .map_err(|error| unavailable(&error))?;
+        let made = backend.ensure_identity(&volume.name_any(), &keys).await;
+        // Its status goes on showing the old key until it is looked at; and where the backend failed, the old keys
+        // are good until then.
+        let _ = self.changes.send(Change::Rotated(volume.name_any()));
+        made.map_err(|error| unavailable(&error))?;
+        crate::fault::point("rotated-identity-written");
         let access = backend.access(&volume.name_any());
         let s3 = access
             .s3

@@ -27,7 +27,9 @@ where
     }
     let mut finalizers = object.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    write(api, object, &finalizers).await
+    write(api, object, &finalizers).await?;
+    crate::fault::point("finalizer-added");
+    Ok(())
 }
 
 /// Takes it off: the object goes, if it is to be deleted.
@@ -45,8 +47,12 @@ where
         .cloned()
         .collect();
     match write(api, object, &finalizers).await {
+        Ok(()) => {
+            crate::fault::point("finalizer-removed");
+            Ok(())
+        }
         Err(Error::Kube(error)) if is_not_found(&error) => Ok(()),
-        result => result,
+        Err(error) => Err(error),
     }
 }
 

@@ -1,10 +1,15 @@
 //! PoolMember: tells the agent that has the drive to make the member serve, and publishes what the agent says.
 //!
-//! The command is repeated once for each stream and whenever the agent does not know the member; it may write to the
-//! drive only as long as the member was never seen prepared. Letting go waits for the agent's word that the drive is
+//! The command is repeated once for each stream, whenever it is another one than before, and whenever the agent does
+//! not know the member; it may write to the drive only as long as the member was never seen prepared. Nobody waits for
+//! its answer: what the agent says meanwhile is published. Letting go waits for the agent's word that the drive is
 //! released, or for the annotation that gives a lost one up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::{
     Api, ResourceExt as _,
@@ -17,14 +22,15 @@ use smart_storage_core::{
 };
 use smart_storage_proto::agent::v1 as pb;
 
-use super::{Change, Context, Error, Refusal, Stores, convert, every, finalizer, publish};
+use super::{Change, Context, Error, Refusal, Stores, context::Due, convert, every, finalizer, publish};
 use crate::{
-    agents::{Command, wire::expected_drive},
+    agents::{Command, SendError, wire::expected_drive},
     crd::{ANNOTATION_ABANDON, PoolMember, PoolMemberStatus, UnifiedPool, condition},
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_millis(50);
 const TRY_SELDOM: Duration = Duration::from_secs(60);
 const MIN_FREE_BYTES: u64 = 64 << 20;
 
@@ -33,6 +39,13 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
     match change {
         // A drive may turn up on any node.
         None | Some(Change::Agent(_)) => every(&stores.members),
+        Some(Change::Order(name)) => vec![ObjectRef::new(name)],
+        // Its endpoints are part of what agents are told.
+        Some(Change::Wishes(pool)) => {
+            let members = stores.members.state();
+            let mine = members.iter().filter(|member| member.spec.pool == *pool);
+            mine.map(|member| ObjectRef::from_obj(member.as_ref())).collect()
+        }
         Some(_) => Vec::new(),
     }
 }
@@ -49,12 +62,16 @@ pub(super) async fn reconcile(member: Arc<PoolMember>, context: Arc<Context>) ->
             .map(|()| Action::await_change());
     }
     let action = if releasing {
-        release(&member, &place, &context).await
+        release(&member, &place, &context)
     } else {
         finalizer::add(&api, member.as_ref()).await?;
         ensure(&member, &place, &context).await
     };
     publish_member(&api, &member, &context).await?;
+    if releasing && context.is_released(&member.spec.member_id) {
+        // Its own status wakes nobody: what is left is to let the object go.
+        return Ok(Action::requeue(AT_ONCE));
+    }
     Ok(action)
 }
 
@@ -123,25 +140,17 @@ fn was_released(member: &PoolMember, place: &Place) -> bool {
             .is_some_and(|report| report.state == MemberState::Released)
 }
 
-async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action {
+async fn ensure(member: &PoolMember, place: &Place, context: &Arc<Context>) -> Action {
     let name = member.name_any();
-    let Some(record) = place
-        .record
-        .as_ref()
-        .filter(|record| record.session.connected && record.session.synced)
-    else {
+    if !is_here(place) {
         return Action::requeue(TRY_AGAIN);
-    };
-    let session = record.session.connected_at_ms;
+    }
     let serves = place.report.as_ref().is_some_and(|report| {
         matches!(
             report.state,
             MemberState::Online | MemberState::Failed | MemberState::Preparing
         )
     });
-    if serves && context.was_told(&member.spec.member_id, &place.node, session) {
-        return Action::await_change();
-    }
     // Whether the drive may be written to is never judged by an older picture.
     let api = Api::<PoolMember>::all(context.client.clone());
     let live = match api.get_opt(&name).await {
@@ -156,44 +165,89 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Context) -> Action
     let Some(live) = live else {
         return Action::await_change();
     };
-    let command = match ensure_command(&live, place, context) {
-        Ok(command) => command,
+    match ensure_command(&live, place, context) {
+        Ok(command) => order(member, place, Command::EnsureMember(command), serves, context),
         Err(refusal) => {
-            context.refused(&member.spec.member_id, refusal);
-            return Action::requeue(TRY_AGAIN);
-        }
-    };
-    match context
-        .hub
-        .ask(&place.node, Command::EnsureMember(command), ANSWER_WITHIN)
-        .await
-    {
-        Ok(result) if result.ok => {
-            context.told(&member.spec.member_id, &place.node, session);
+            context.refused(&member.spec.member_id, refusal, TRY_AGAIN);
             Action::requeue(TRY_AGAIN)
         }
-        Ok(result) => {
-            tracing::warn!(member = %name, node = %place.node, reason = %result.reason, message = %result.message, "member refused");
-            let again = if result.retryable { TRY_AGAIN } else { TRY_SELDOM };
-            context.refused(
-                &member.spec.member_id,
-                Refusal {
+    }
+}
+
+/// Whether the agent of the member's node can be told something.
+fn is_here(place: &Place) -> bool {
+    place
+        .record
+        .as_ref()
+        .is_some_and(|record| record.session.connected && record.session.synced)
+}
+
+/// Gives an order where it is due, and comes back when its answer is there. `done`: what it wants is so.
+fn order(member: &PoolMember, place: &Place, command: Command, done: bool, context: &Arc<Context>) -> Action {
+    let session = place
+        .record
+        .as_ref()
+        .map_or(0, |record| record.session.connected_at_ms);
+    let mut hasher = DefaultHasher::new();
+    (format!("{command:?}"), place.node.as_str(), session).hash(&mut hasher);
+    match context.due(&member.spec.member_id, hasher.finish(), done) {
+        Due::Taken => return Action::await_change(),
+        Due::Asked => return Action::requeue(ANSWER_WITHIN),
+        Due::Later(wait) => return Action::requeue(wait),
+        Due::Now => {}
+    }
+    let (id, name) = (member.spec.member_id.clone(), member.name_any());
+    let (node, context) = (place.node.clone(), Arc::clone(context));
+    tokio::spawn(async move {
+        let releases = matches!(command, Command::ReleaseMember(_));
+        let answer = context.hub.ask(&node, command, ANSWER_WITHIN).await;
+        match answer {
+            Ok(result) if result.ok && releases => {
+                crate::fault::point("member-released");
+                context.released(&id);
+            }
+            Ok(result) if result.ok => {
+                crate::fault::point("member-told");
+                context.taken(&id, TRY_AGAIN);
+            }
+            Ok(result) => {
+                tracing::warn!(member = %name, %node, reason = %result.reason, message = %result.message, "member refused");
+                let again = if result.retryable || releases {
+                    TRY_AGAIN
+                } else {
+                    TRY_SELDOM
+                };
+                let refusal = Refusal {
                     reason: result.reason,
                     message: result.message,
-                },
-            );
-            Action::requeue(again)
+                };
+                context.refused(&id, refusal, again);
+            }
+            Err(error) => context.refused(&id, unheard(&error, &name, releases), TRY_AGAIN),
         }
-        Err(error) => {
-            context.refused(
-                &member.spec.member_id,
-                Refusal {
-                    reason: "AgentAway".to_owned(),
-                    message: error.to_string(),
-                },
-            );
-            Action::requeue(TRY_AGAIN)
-        }
+        context.tell(Change::Order(name));
+    });
+    Action::requeue(ANSWER_WITHIN)
+}
+
+/// An agent that is slow is another thing than one that is away.
+fn unheard(error: &SendError, member: &str, releases: bool) -> Refusal {
+    let (reason, mut message) = match error {
+        SendError::Away(_) => ("AgentAway", error.to_string()),
+        SendError::Busy(_) => ("AgentBusy", error.to_string()),
+        SendError::Unanswered(_) => (
+            "AgentSlow",
+            format!("{error} within {} s; it is asked again", ANSWER_WITHIN.as_secs()),
+        ),
+    };
+    if releases {
+        message.push_str(&format!(
+            "; if the node is gone for ever, annotate this member with {ANNOTATION_ABANDON}={member}"
+        ));
+    }
+    Refusal {
+        reason: reason.to_owned(),
+        message,
     }
 }
 
@@ -242,34 +296,11 @@ fn ensure_command(
     })
 }
 
-async fn release(member: &PoolMember, place: &Place, context: &Context) -> Action {
-    let name = member.name_any();
+fn release(member: &PoolMember, place: &Place, context: &Arc<Context>) -> Action {
     let command = Command::ReleaseMember(pb::ReleaseMember {
         member_id: member.spec.member_id.clone(),
     });
-    match context.hub.ask(&place.node, command, ANSWER_WITHIN).await {
-        Ok(result) if result.ok => context.released(&member.spec.member_id),
-        Ok(result) => context.refused(
-            &member.spec.member_id,
-            Refusal {
-                reason: result.reason,
-                message: result.message,
-            },
-        ),
-        Err(error) => {
-            let message = format!(
-                "{error}; if the node is gone for ever, annotate this member with {ANNOTATION_ABANDON}={name}"
-            );
-            context.refused(
-                &member.spec.member_id,
-                Refusal {
-                    reason: "AgentAway".to_owned(),
-                    message,
-                },
-            );
-        }
-    }
-    Action::requeue(TRY_AGAIN)
+    order(member, place, command, false, context)
 }
 
 async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Context) -> Result<(), Error> {

@@ -39,11 +39,12 @@ impl Planner {
         Self { stores, registry }
     }
 
-    /// Where a claim goes, or every reason why it waits.
+    /// Where a claim goes, or every reason why it waits. `volume` is the name that its volume will have; empty for a
+    /// question only.
     ///
     /// # Errors
     /// The refusals, candidate by candidate.
-    pub fn place(&self, spec: &UnifiedStorageClaimSpec) -> Result<Box<Placed>, Refused> {
+    pub fn place(&self, spec: &UnifiedStorageClaimSpec, volume: &str) -> Result<Box<Placed>, Refused> {
         let refuse = |reason: String| {
             vec![Refusal {
                 candidate: "the request".to_owned(),
@@ -52,7 +53,7 @@ impl Planner {
         };
         let capacity =
             parse_quantity(&spec.capacity).map_err(|error| refuse(format!("spec.capacity: {error}")))?;
-        let request = convert::request(spec, capacity)
+        let request = convert::request(spec, capacity, volume)
             .ok_or_else(|| refuse("spec.storageType: not known to this version".to_owned()))?;
         match place(&request, &self.classes(), &self.pools(), &self.drives()) {
             Placement::Placed(placed) => Ok(placed),
@@ -114,7 +115,7 @@ impl DryRun for Planner {
         claim: &'a UnifiedStorageClaimSpec,
         _namespace: &'a str,
     ) -> BoxFuture<'a, Result<DryRunPlacement, Vec<String>>> {
-        let answer = match self.place(claim) {
+        let answer = match self.place(claim, "") {
             Ok(placed) => Ok(DryRunPlacement {
                 class: placed.class.name.clone(),
                 backend: placed.backend.to_string(),
@@ -139,16 +140,11 @@ fn pool_view(pool: &UnifiedPool, members: &[Arc<PoolMember>], nodes: &[Arc<Stora
                 .is_some_and(|status| status.phase == MemberPhase::Online)
         })
         .collect();
-    let away: u64 = mine
+    let serving = online
         .iter()
-        .filter(|member| {
-            member
-                .status
-                .as_ref()
-                .is_some_and(|status| status.prepared && status.phase != MemberPhase::Online)
-        })
         .map(|member| u64::from(member.spec.slots).saturating_mul(member.spec.slot_bytes))
-        .sum();
+        .fold(0, u64::saturating_add)
+        .saturating_sub(status.retained_bytes);
     let node_of = |member: &PoolMember| {
         let now = member.status.as_ref().map_or("", |status| status.node.as_str());
         let name = if now.is_empty() {
@@ -205,9 +201,15 @@ fn pool_view(pool: &UnifiedPool, members: &[Arc<PoolMember>], nodes: &[Arc<Stora
         slowest_tier: tiers.iter().copied().min().flatten(),
         members_online: u32::try_from(online.len()).unwrap_or(u32::MAX),
         fault_domains: u32::try_from(domains.len()).unwrap_or(u32::MAX),
-        // What lies on a member that does not serve cannot be given to anybody now.
-        capacity_bytes: status.total_capacity_bytes.saturating_sub(away),
+        // The members' word is newer than their sum in the pool's status.
+        capacity_bytes: super::pool::promisable(&status).min(serving),
         promised_bytes: status.promised_bytes,
+        reserved: status
+            .reservations
+            .iter()
+            .filter(|reservation| reservation.grows.is_none())
+            .map(|reservation| (reservation.volume.clone(), reservation.bytes))
+            .collect(),
         slot_bytes: status.slot_bytes.max(1),
     })
 }

@@ -53,9 +53,14 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
     }
 }
 
+/// Bytes that may be promised in all: what the members that serve hold, less what lies there and is no volume's.
+pub(super) const fn promisable(status: &UnifiedPoolStatus) -> u64 {
+    status.total_capacity_bytes.saturating_sub(status.retained_bytes)
+}
+
 /// Puts promised bytes into a status, with what follows from them.
 pub(super) fn set_promised(status: &mut UnifiedPoolStatus, promised: u64) {
-    let total = status.total_capacity_bytes;
+    let total = promisable(status);
     status.promised_bytes = promised;
     status.available_capacity_bytes = total.saturating_sub(promised);
     status.utilization_percent = u32::from(smart_storage_core::bytes::percent(promised, total));
@@ -261,6 +266,7 @@ async fn claim(
         );
         match api.create(&PostParams::default(), &member).await {
             Ok(_) => {
+                crate::fault::point("member-made");
                 let note = format!("drive {id} ({} on {node}) claimed", drive.facts.name);
                 tracing::info!(pool = %name, drive = %id, %node, device = %drive.facts.name, "drive claimed");
                 context.event(pool, true, "DriveClaimed", note).await;
@@ -290,7 +296,7 @@ async fn release(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
     {
         match api.delete(&member.name_any(), &DeleteParams::default()).await {
             Err(error) if !is_not_found(&error) => return Err(error.into()),
-            _ => {}
+            _ => crate::fault::point("member-deletion-asked"),
         }
     }
     Ok(members.is_empty() && live_members(&name, &api).await?.is_empty())
@@ -343,6 +349,10 @@ async fn finish(
         node_count: sums.nodes,
         total_capacity: format_bytes(sums.total_bytes),
         total_capacity_bytes: sums.total_bytes,
+        offline_capacity_bytes: sums.offline_bytes,
+        // What is promised is the allocator's word.
+        reservations: old.reservations.clone(),
+        retained_bytes: old.retained_bytes,
         used_capacity_bytes: sums.used_bytes,
         slot_bytes: if seen.slot_bytes > 0 {
             seen.slot_bytes
@@ -360,6 +370,10 @@ async fn finish(
     };
     set_promised(&mut status, old.promised_bytes);
     publish(pools, &live, live.status.as_ref(), &status).await?;
+    let judged = condition::get(&old.conditions, "Ready").and_then(|ready| ready.observed_generation);
+    if judged != live.metadata.generation {
+        context.tell(Change::Wishes(name.to_owned()));
+    }
     if old.phase != status.phase {
         let ready = condition::get(&status.conditions, "Ready");
         let ok = ready.is_some_and(condition::Condition::is_true);

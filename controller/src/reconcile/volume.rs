@@ -52,6 +52,7 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
             vec![ObjectRef::new(volume.as_deref().unwrap_or(&minted))]
         }
         Some(Change::Pool(name)) => disagreeing(name, stores),
+        Some(Change::Rotated(name)) => vec![ObjectRef::new(name)],
         Some(_) => Vec::new(),
     }
 }
@@ -100,7 +101,10 @@ pub(super) async fn reconcile(volume: Arc<UnifiedVolume>, context: Arc<Context>)
         };
         return match api.delete(&volume.name_any(), &parameters).await {
             Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(Action::await_change()),
+            _ => {
+                crate::fault::point("volume-deletion-asked");
+                Ok(Action::await_change())
+            }
         };
     }
     let made = if claim_gone {
@@ -304,12 +308,13 @@ async fn remove(
         }
         crate::fault::point("after-backend-delete");
         credentials::remove(&context.client, volume).await?;
+        crate::fault::point("secret-removed");
     }
     context.succeeded(&format!("backend/{name}"));
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
-    context.allocator.recount(&volume.spec.placement.pool).await?;
+    context.allocator.recount_soon(&volume.spec.placement.pool);
     Ok(Action::await_change())
 }
 

@@ -88,6 +88,21 @@ impl Agents for Neighbours {
     }
 }
 
+/// Reads them all: beds are small.
+struct Reader(Client);
+
+impl ClaimFinder for Reader {
+    fn claim_of<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        async move {
+            let all = Api::<UnifiedStorageClaim>::all(self.0.clone());
+            let claims = all.list(&Default::default()).await.unwrap().items;
+            let claim = claims.iter().find(|claim| lookup::goes_by(claim, id))?;
+            Some((claim.namespace().unwrap(), claim.name_any()))
+        }
+        .boxed()
+    }
+}
+
 impl Bed {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -101,6 +116,7 @@ impl Bed {
             dry_run: neighbours.clone(),
             credentials: neighbours.clone(),
             agents: neighbours.clone(),
+            finder: Arc::new(Reader(embedded.client())),
             clock: Arc::new(Timestamp::now),
             health: Arc::new(move || {
                 let reasons = unready.unready.lock().unwrap().clone();

@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use super::{
     Service,
     error::ServiceError,
-    listing::{PageRequest, list, list_all},
+    listing::list_all,
     names::{is_dns_label, is_subdomain},
     view::{claim_id, id_by_uid},
 };
@@ -79,10 +79,17 @@ impl Service {
 
     /// A claim that came through the Kubernetes API and has no volume yet, or lost it.
     async fn unminted(&self, id: &str) -> Result<Option<UnifiedStorageClaim>, ServiceError> {
-        let page = PageRequest::new(Some(1), None)?;
-        let is_it = |claim: &UnifiedStorageClaim| claim_id(claim) == id || id_by_uid(claim) == id;
-        Ok(list(&self.claims(None), "", &page, is_it).await?.0.pop())
+        let Some((namespace, name)) = self.parts.finder.claim_of(id).await else {
+            return Ok(None);
+        };
+        let claim = self.claims(Some(&namespace)).get_opt(&name).await?;
+        Ok(claim.filter(|claim| goes_by(claim, id)))
     }
+}
+
+/// Whether `id` stands for the claim.
+pub(crate) fn goes_by(claim: &UnifiedStorageClaim, id: &str) -> bool {
+    claim_id(claim) == id || id_by_uid(claim) == id
 }
 
 fn shown(id: &str) -> String {

@@ -79,7 +79,10 @@ impl Service {
                 .create(&PostParams::default(), &request.claim(&self.mint_id()))
                 .await
             {
-                Ok(claim) => return Ok((claim, true)),
+                Ok(claim) => {
+                    crate::fault::point("claim-made");
+                    return Ok((claim, true));
+                }
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                     match api.get_opt(&request.name).await? {
                         Some(claim) if is_repeat(request, &claim) => return Ok((claim, false)),
@@ -209,7 +212,10 @@ impl Service {
                 .patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
                 .await
             {
-                Ok(claim) => return Ok(Storage::of_claim(&claim, class.as_ref(), volume.as_deref())),
+                Ok(claim) => {
+                    crate::fault::point("claim-grown");
+                    return Ok(Storage::of_claim(&claim, class.as_ref(), volume.as_deref()));
+                }
                 // Somebody changed or deleted it meanwhile: look again.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(error.into()),
@@ -243,6 +249,7 @@ impl Service {
             let api = self.claims(claim.namespace().as_deref());
             match api.delete(&claim.name_any(), &params).await {
                 Ok(_) => {
+                    crate::fault::point("claim-deleted");
                     let mut storage = Storage::of_claim(&claim, class.as_ref(), None);
                     storage.phase = ClaimPhase::Deleting;
                     return Ok(Deletion::Going(Box::new(storage)));

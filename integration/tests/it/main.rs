@@ -6,13 +6,20 @@
     reason = "what a suite measured is read from its output"
 )]
 
+mod abuse;
+mod chaos;
+mod conformance;
 mod crash;
 mod dead_filesystem;
 mod doors;
+mod every_step;
 mod file_claim;
 mod first_request;
+mod first_steps;
+mod full_disk;
 mod hotplug;
 mod journey;
+mod no_byte_twice;
 mod reading;
 mod restart;
 mod separate;

@@ -201,6 +201,7 @@ fn launch(context: &Context, mut spec: MemberSpec) -> Result<(MemberSpec, Runnin
                 .store
                 .save(&spec)
                 .map_err(|error| ProcessError::Io("recording the ports", failed(error)))?;
+            fault::point("member-ports-recorded");
             ports
         }
     };

@@ -1,6 +1,6 @@
 //! A claim's phase: from its volume, or from why it could not be placed.
 
-use super::{Condition, Decision, Status, volume::VolumePhase};
+use super::{Condition, Decision, volume::VolumePhase};
 use crate::{drive::words, placement::Refusal};
 
 words! {
@@ -52,8 +52,8 @@ pub struct BoundClaim<'a> {
     pub pool: &'a str,
     /// What the volume's status says.
     pub decision: &'a Decision<VolumePhase>,
-    /// Why the growth that is asked for was refused.
-    pub growth_refused: Option<&'a str>,
+    /// Why the size that is asked for was refused, as reason and message.
+    pub growth_refused: Option<(&'a str, &'a str)>,
 }
 
 /// What a UnifiedStorageClaim's status says.
@@ -124,13 +124,8 @@ fn bound_claim(bound: &BoundClaim<'_>) -> Decision<ClaimPhase> {
         format!("volume {} on pool {}", bound.volume, bound.pool),
     );
     let mut conditions = vec![ready, placed];
-    if let Some(words) = bound.growth_refused {
-        conditions.push(Condition {
-            kind: "Expanded",
-            status: Status::False,
-            reason: "NoSpace".to_owned(),
-            message: words.to_owned(),
-        });
+    if let Some((reason, words)) = bound.growth_refused {
+        conditions.push(Condition::no("Expanded", reason, words));
     }
     Decision { phase, conditions }
 }

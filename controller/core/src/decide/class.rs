@@ -41,6 +41,7 @@ pub fn decide(class: &Class, pools: &[Pool]) -> (Decision<ClassPhase>, u64) {
             class: None,
             redundancy: None,
             labels: std::collections::BTreeMap::new(),
+            volume: String::new(),
         };
         let reasons = filters::refuse(&Fit::new(&request, class), pool);
         if reasons.is_empty() {

@@ -71,9 +71,11 @@ pub struct PoolSums {
     pub nodes: u32,
     /// Members that serve.
     pub online: u32,
-    /// Bytes that may be promised, over all members that are not released.
+    /// Bytes that may be promised: of the members that serve.
     pub total_bytes: u64,
-    /// Used bytes, quantised to 1 % of the total.
+    /// Bytes of members that hold data and do not serve now.
+    pub offline_bytes: u64,
+    /// Used bytes on the members that serve, quantised to 1 % of the total.
     pub used_bytes: u64,
     /// Total less promised.
     pub available_bytes: u64,
@@ -90,20 +92,20 @@ pub fn sums(members: &[PoolMemberView], promised_bytes: u64) -> PoolSums {
             .filter(|member| member.phase != MemberPhase::Released)
     };
     let nodes: std::collections::BTreeSet<&NodeName> = held().map(|member| &member.node).collect();
-    let total = held().fold(0_u64, |sum, member| sum.saturating_add(member.capacity_bytes));
-    let used = held()
+    // What lies on a member that does not serve cannot be given to anybody now.
+    let serving = || held().filter(|member| member.phase == MemberPhase::Online);
+    let total = serving().fold(0_u64, |sum, member| sum.saturating_add(member.capacity_bytes));
+    let all = held().fold(0_u64, |sum, member| sum.saturating_add(member.capacity_bytes));
+    let used = serving()
         .fold(0_u64, |sum, member| sum.saturating_add(member.used_bytes))
         .min(total);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     PoolSums {
         drives: count(held().count()),
         nodes: count(nodes.len()),
-        online: count(
-            held()
-                .filter(|member| member.phase == MemberPhase::Online)
-                .count(),
-        ),
+        online: count(serving().count()),
         total_bytes: total,
+        offline_bytes: all.saturating_sub(total),
         used_bytes: quantise_percent(used, total),
         available_bytes: total.saturating_sub(promised_bytes),
         utilization_percent: percent(used, total),

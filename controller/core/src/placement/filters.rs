@@ -108,7 +108,8 @@ fn fault_domains(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
 
 fn capacity(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
     let cost = fit.cost(pool);
-    let shortage = reserve(pool.capacity_bytes, pool.promised_bytes, cost).err()?;
+    let promised = pool.promised_to_others(&fit.request.volume);
+    let shortage = reserve(pool.capacity_bytes, promised, cost).err()?;
     Some(format!(
         "needs {} with copies and room for garbage, {} of {} are free ({} promised)",
         format_bytes(shortage.needed),

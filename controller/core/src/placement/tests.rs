@@ -15,6 +15,7 @@ fn request(kind: StorageType) -> Request {
         class: None,
         redundancy: None,
         labels: BTreeMap::new(),
+        volume: String::new(),
     }
 }
 
@@ -40,6 +41,7 @@ fn pool(name: &str) -> Pool {
         fault_domains: 1,
         capacity_bytes: 180 * (32 << 20),
         promised_bytes: 0,
+        reserved: BTreeMap::new(),
         slot_bytes: 32 << 20,
     }
 }

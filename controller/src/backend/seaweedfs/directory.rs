@@ -217,6 +217,7 @@ impl SeaweedFs {
                         ..new_directory(&spec.name)
                     };
                     if self.create(BUCKETS, entry, None).await? == Created::New {
+                        crate::fault::point("directory-made");
                         return Ok(false);
                     }
                     continue;
@@ -235,7 +236,10 @@ impl SeaweedFs {
             entry.extended.extend(missing);
             entry.quota = quota;
             match self.update_owned(entry, &spec.name, &spec.cluster_id).await {
-                Ok(()) => return Ok(raised),
+                Ok(()) => {
+                    crate::fault::point("quota-changed");
+                    return Ok(raised);
+                }
                 Err(error) if matches!(error.failure, Failure::Conflict | Failure::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -252,7 +256,10 @@ impl SeaweedFs {
                 found: "a file".to_owned(),
             }),
             None => match self.create(&directory, new_directory(DATA), None).await {
-                Ok(_) => Ok(()),
+                Ok(_) => {
+                    crate::fault::point("data-folder-made");
+                    Ok(())
+                }
                 // A full volume takes no folder either; its data folder was removed by its user.
                 Err(error) if error.failure == Failure::ReadOnly => Ok(()),
                 Err(error) => Err(error.into()),

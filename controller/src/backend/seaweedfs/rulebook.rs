@@ -86,6 +86,7 @@ async fn write<'a>(
             return Ok(());
         }
         if file.write(seen, conf.to_bytes()).await? {
+            crate::fault::point("rule-written");
             // Read back at the top: nothing is left to change, or it was lost and is set again.
             continue;
         }

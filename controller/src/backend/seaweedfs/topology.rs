@@ -188,7 +188,7 @@ fn disk_of(tag: String, disk: pb::DiskInfo) -> Disk {
 }
 
 /// Live bytes of a collection, one copy, from the volumes that the master lists: for masters that cannot sum.
-fn live_bytes(answer: &pb::VolumeListResponse, collection: &str) -> u64 {
+pub(super) fn live_bytes(answer: &pb::VolumeListResponse, collection: &str) -> u64 {
     let mut volumes: Vec<_> = answer
         .topology_info
         .iter()

@@ -30,7 +30,7 @@ struct DeleteOptions {
 impl Call {
     fn delete_options(&self) -> Result<DeleteOptions, ApiError> {
         let mut options = DeleteOptions {
-            dry_run: self.query.dry_run()?,
+            dry_run: self.dry_run()?,
             orphan: self.query.text("propagationPolicy") == "Orphan",
             ..DeleteOptions::default()
         };
@@ -46,7 +46,14 @@ impl Call {
         for run in runs {
             match run.as_str() {
                 Some("All") => options.dry_run = true,
-                _ => return Err(ApiError::bad_request("dryRun: supported values: \"All\"")),
+                _ => {
+                    return Err(ApiError::wrong_option(
+                        "DeleteOptions",
+                        "dryRun",
+                        run,
+                        &[json!("All")],
+                    ));
+                }
             }
         }
         Ok(options)

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::super::json::set;
+use super::super::json::{self, set};
 use super::super::kinds::Kind;
 use super::super::names;
 use super::super::objects::{self, Part, Update, text};
@@ -29,25 +29,54 @@ enum Outcome {
 }
 
 impl Call {
-    pub(super) fn body_value(&self) -> Result<Value, ApiError> {
+    /// The body, with the paths of fields that it gives twice.
+    fn body_read(&self) -> Result<(Value, Vec<String>), ApiError> {
         let broken = |e: String| ApiError::bad_request(format!("the body cannot be read: {e}"));
         match self.media_type.as_str() {
-            "application/json" => serde_json::from_slice(&self.body).map_err(|e| broken(e.to_string())),
+            "application/json" => json::read(&self.body).map_err(|e| broken(e.to_string())),
             "application/yaml" => {
                 // A vessel may be called y.
                 let options = serde_saphyr::options! { strict_booleans: true };
-                serde_saphyr::from_slice_with_options(&self.body, options).map_err(|e| broken(e.to_string()))
+                let value = serde_saphyr::from_slice_with_options(&self.body, options);
+                Ok((value.map_err(|e| broken(e.to_string()))?, Vec::new()))
             }
-            "application/vnd.kubernetes.protobuf" => protobuf::decode(&self.body).ok_or_else(|| {
-                ApiError::unsupported_media(
-                    "only Namespace, Secret and ConfigMap are read in protobuf; send JSON",
-                )
-            }),
+            "application/vnd.kubernetes.protobuf" => {
+                let value = protobuf::decode(&self.body).ok_or_else(|| {
+                    ApiError::unsupported_media(
+                        "only Namespace, Secret and ConfigMap are read in protobuf; send JSON",
+                    )
+                });
+                Ok((value?, Vec::new()))
+            }
             other => Err(ApiError::unsupported_media(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
                  application/json, application/yaml (got {other})"
             ))),
         }
+    }
+
+    pub(super) fn body_value(&self) -> Result<Value, ApiError> {
+        Ok(self.body_read()?.0)
+    }
+
+    /// The object in the body, judged for what nobody knows and what is given twice.
+    fn decoded(&self) -> Result<objects::Decoded, ApiError> {
+        let (value, twice) = self.body_read()?;
+        objects::decode(&self.kind, value, &twice, self.query.unknown(self.options())?)
+    }
+
+    /// How the options of this request are called.
+    fn options(&self) -> &'static str {
+        match self.method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            _ => "DeleteOptions",
+        }
+    }
+
+    pub(super) fn dry_run(&self) -> Result<bool, ApiError> {
+        self.query.dry_run(self.options())
     }
 
     pub(super) fn named(&self) -> Result<String, ApiError> {
@@ -99,9 +128,8 @@ impl Service {
         if call.kind.namespaced && call.namespace.is_none() {
             return Err(ApiError::method_not_allowed());
         }
-        let dry_run = call.query.dry_run()?;
-        let body = call.body_value()?;
-        let mut decoded = objects::decode(&call.kind, body, call.query.unknown()?)?;
+        let dry_run = call.dry_run()?;
+        let mut decoded = call.decoded()?;
         call.settle_place(&mut decoded.value)?;
         let object = self.create_object(&call, decoded.value, dry_run).await?;
         let mut answer = self.object_answer(&call, StatusCode::CREATED, &object)?;
@@ -160,10 +188,9 @@ impl Service {
     }
 
     pub(super) async fn replace(&self, call: Call) -> Result<Answer, ApiError> {
-        let dry_run = call.query.dry_run()?;
+        let dry_run = call.dry_run()?;
         let name = call.named()?;
-        let body = call.body_value()?;
-        let mut decoded = objects::decode(&call.kind, body, call.query.unknown()?)?;
+        let mut decoded = call.decoded()?;
         call.settle_place(&mut decoded.value)?;
         let value = decoded.value;
         let creates = call.kind.create_on_update && call.part == Part::Main;
@@ -186,15 +213,16 @@ impl Service {
     }
 
     pub(super) async fn patch(&self, call: Call) -> Result<Answer, ApiError> {
-        let dry_run = call.query.dry_run()?;
+        let dry_run = call.dry_run()?;
         let name = call.named()?;
-        let unknown = call.query.unknown()?;
+        let unknown = call.query.unknown(call.options())?;
         let patch = Patch::parse(&call.kind, &call.media_type, &call.body)?;
         let warnings = parking_lot::Mutex::new(Vec::new());
         let object = self
             .modify(&call, &name, dry_run, |old| {
                 let patched = patch.apply(old.clone())?;
-                let mut decoded = objects::decode(&call.kind, patched, unknown)?;
+                let mut decoded = objects::decode(&call.kind, patched.clone(), &[], unknown)
+                    .map_err(|error| ApiError::wrong_patch(&patched, &error))?;
                 call.settle_place(&mut decoded.value)?;
                 *warnings.lock() = decoded.warnings;
                 Ok(decoded.value)

@@ -61,6 +61,7 @@ fn open_file(path: &Path) -> Result<Database, redb::Error> {
         .mode(0o600)
         .clone();
     drop(options.open(path).map_err(redb::Error::Io)?);
+    crate::fault::point("store-file-made");
     Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
@@ -102,6 +103,7 @@ impl Disk {
             numbers.insert("revision", 1)?;
         }
         write.commit()?;
+        crate::fault::point("store-made");
         Ok(())
     }
 
@@ -153,7 +155,9 @@ impl Disk {
                 }
                 write.open_table(NUMBERS)?.insert("revision", revision)?;
             }
+            crate::fault::point("store-before-commit");
             write.commit()?;
+            crate::fault::point("store-after-commit");
             Ok(())
         };
         commit().map_err(|e| failed(e, None))

@@ -155,6 +155,15 @@ impl State {
         self.forget(now);
     }
 
+    /// Forgets the whole history: only the present is known.
+    pub(super) fn forget_all(&mut self) {
+        self.floor = self.revision;
+        self.log_bytes = 0;
+        for (_, change) in std::mem::take(&mut self.log) {
+            self.compact(change.object.key.clone());
+        }
+    }
+
     fn forget(&mut self, now: Instant) {
         while let Some((at, change)) = self.log.front() {
             let keep = self.log.len() <= self.limits.changes

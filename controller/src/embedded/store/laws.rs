@@ -1,15 +1,13 @@
 //! Laws of the store: nothing acknowledged is lost, nothing refused appears, whatever the disk and the
 //! machine do.
 
+mod faults;
+mod kill;
+mod paper;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use proptest::prelude::*;
-use redb::StorageBackend;
-use redb::backends::FileBackend;
 use serde_json::{Value, json};
 
 use super::{Key, Limits, Place, Store, StoreError, Transaction};
@@ -33,179 +31,6 @@ async fn put(store: &Store, name: &str, filling: usize) -> Result<u64, StoreErro
             Ok(t.put(key(&name), thing(&name, filling))?.revision)
         })
         .await
-}
-
-fn names(store: &Store) -> Vec<String> {
-    let all = store.snapshot("things", None, None).unwrap().objects;
-    all.iter().map(|o| o.key.name.clone()).collect()
-}
-
-/// A file whose writes fail with "no space" once the budget is used up.
-#[derive(Debug)]
-struct Tight {
-    file: FileBackend,
-    budget: Arc<AtomicI64>,
-}
-
-impl Tight {
-    fn spend(&self) -> std::io::Result<()> {
-        if self.budget.fetch_sub(1, Ordering::SeqCst) <= 0 {
-            return Err(std::io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-}
-
-impl StorageBackend for Tight {
-    fn len(&self) -> Result<u64, std::io::Error> {
-        self.file.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
-        self.file.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
-        self.spend()?;
-        self.file.set_len(len)
-    }
-    fn sync_data(&self) -> Result<(), std::io::Error> {
-        self.spend()?;
-        self.file.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
-        self.spend()?;
-        self.file.write(offset, data)
-    }
-    fn close(&self) -> Result<(), std::io::Error> {
-        self.file.close()
-    }
-}
-
-fn tight(path: &std::path::Path, budget: &Arc<AtomicI64>) -> Place {
-    let (path, budget) = (path.to_owned(), Arc::clone(budget));
-    Place::other(Box::new(move || {
-        let options = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let file = FileBackend::new(options.map_err(redb::Error::Io)?)?;
-        Ok(redb::Builder::new().create_with_backend(Tight {
-            file,
-            budget: Arc::clone(&budget),
-        })?)
-    }))
-}
-
-#[tokio::test]
-async fn a_full_disk_at_any_write_loses_nothing_that_was_acknowledged() {
-    const PLENTY: i64 = 1 << 40;
-    let folder = tempfile::tempdir().unwrap();
-    for room in 0..40 {
-        let path = folder.path().join(format!("{room}"));
-        let budget = Arc::new(AtomicI64::new(PLENTY));
-        let store = Store::open(tight(&path, &budget), Limits::default()).unwrap();
-        put(&store, "before", 10).await.unwrap();
-        budget.store(room, Ordering::SeqCst);
-        let mut acknowledged = vec!["before".to_owned()];
-        let mut refused = 0;
-        for index in 0..12 {
-            let name = format!("v{index}");
-            match put(&store, &name, 20_000).await {
-                Ok(_) => acknowledged.push(name),
-                Err(error) => {
-                    assert!(matches!(error, StoreError::NoSpace), "room {room}: {error}");
-                    refused += 1;
-                    assert!(names(&store).len() >= acknowledged.len(), "reading goes on");
-                    assert!(!store.is_writable());
-                }
-            }
-        }
-        assert!(refused > 0, "room {room} was enough");
-        budget.store(PLENTY, Ordering::SeqCst);
-        put(&store, "after", 10).await.unwrap();
-        assert!(store.is_writable());
-        acknowledged.push("after".to_owned());
-        let seen = names(&store);
-        assert!(
-            acknowledged.iter().all(|name| seen.contains(name)),
-            "room {room}: {acknowledged:?} {seen:?}"
-        );
-        // What is served is what is on the disk, also where a commit was in doubt.
-        store.close().await;
-        let again = Store::open(Place::file(&path), Limits::default()).unwrap();
-        assert_eq!(names(&again), seen, "room {room}");
-        again.close().await;
-    }
-}
-
-/// The child of the next test: writes and says what was acknowledged until it is killed.
-#[tokio::test]
-async fn write_until_killed() {
-    let Ok(path) = std::env::var("STORE_TO_WRITE") else {
-        return;
-    };
-    let store = Store::open(Place::file(path.as_ref()), Limits::default()).unwrap();
-    let begin = store.revision();
-    for index in 0.. {
-        let several = (0..4).map(|part| {
-            let (store, name) = (&store, format!("v{begin}-{index}-{part}"));
-            async move {
-                put(store, &name, 3000)
-                    .await
-                    .map(|revision| format!("acknowledged {revision} {name}"))
-            }
-        });
-        for said in futures::future::join_all(several).await {
-            println!("{}", said.unwrap());
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store");
-    let mut acknowledged: BTreeMap<String, u64> = BTreeMap::new();
-    for round in 0..6 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "embedded::store::laws::write_until_killed",
-                "--nocapture",
-            ])
-            .env("STORE_TO_WRITE", &path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let wanted = 5 + round * 13;
-        for (index, line) in lines
-            .map_while(Result::ok)
-            .filter(|l| l.contains("acknowledged "))
-            .enumerate()
-        {
-            // The harness may have begun the line.
-            let (_, said) = line.split_once("acknowledged ").unwrap();
-            let (revision, name) = said.split_once(' ').unwrap();
-            acknowledged.insert(name.to_owned(), revision.parse().unwrap());
-            if index == wanted {
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
-        let store = Store::open(Place::file(&path), Limits::default()).unwrap();
-        for (name, revision) in &acknowledged {
-            let found = store
-                .get(&key(name))
-                .unwrap_or_else(|| panic!("round {round}: {name} is lost"));
-            assert_eq!(found.revision, *revision);
-        }
-        assert!(acknowledged.values().all(|r| *r <= store.revision()));
-        store.close().await;
-    }
-    assert!(acknowledged.len() > 100);
 }
 
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ use tower::ServiceExt;
 
 use super::super::auth::require_token;
 use super::Bed;
+use crate::api::Bearer;
 
 const VESSELS: &str = "/apis/test.example.io/v1/namespaces/default/vessels";
 
@@ -55,7 +56,7 @@ fn vessel(name: &str) -> Value {
 #[tokio::test]
 async fn without_the_token_only_health_answers() {
     let bed = Bed::new().await;
-    let router = require_token(bed.api.router(), "secret");
+    let router = require_token(bed.api.router(), Bearer::new("secret").unwrap());
     for header in [
         None,
         Some("Bearer wrong"),
@@ -130,7 +131,7 @@ async fn wrong_requests_get_the_code_of_their_fault() {
     .await;
     check(Method::PUT, VESSELS, &json, &good, 405).await;
     check(Method::PUT, &format!("{VESSELS}/b"), &json, &good, 400).await;
-    check(Method::POST, &format!("{VESSELS}?dryRun=Some"), &json, &good, 400).await;
+    check(Method::POST, &format!("{VESSELS}?dryRun=Some"), &json, &good, 422).await;
     check(Method::GET, VESSELS, &[("accept", "image/png")], b"", 406).await;
     check(Method::GET, &format!("{VESSELS}?continue=abc"), &[], b"", 400).await;
     check(Method::GET, &format!("{VESSELS}?limit=x"), &[], b"", 400).await;

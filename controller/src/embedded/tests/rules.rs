@@ -151,40 +151,6 @@ async fn transitions_are_judged_only_where_there_was_a_value() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_dropped_warned_of_or_refused() {
-    let bed = Bed::new().await;
-    let strange = with_spec(&json!({"cargo": "tea", "sails": 3}));
-    let (code, status, _) = post(&bed, "?fieldValidation=Strict", &strange).await;
-    assert_eq!(code, 400);
-    assert!(
-        status["message"]
-            .as_str()
-            .unwrap()
-            .ends_with("unknown field \"spec.sails\""),
-        "{status}"
-    );
-    let (code, made, warnings) = post(&bed, "?fieldValidation=Warn", &strange).await;
-    assert_eq!(code, 201);
-    assert!(made["spec"].get("sails").is_none());
-    assert_eq!(warnings, ["299 - \"unknown field \\\"spec.sails\\\"\""]);
-}
-
-#[tokio::test]
-async fn names_and_labels_keep_their_syntax() {
-    let bed = Bed::new().await;
-    let status = refused(
-        bed.vessels()
-            .create(&PostParams::default(), &vessel("Not_A_Name"))
-            .await,
-    );
-    assert!(status.message.contains("RFC 1123"), "{}", status.message);
-    let mut given = vessel("a");
-    given.metadata.labels = Some([("ok".to_owned(), "not ok".to_owned())].into());
-    let status = refused(bed.vessels().create(&PostParams::default(), &given).await);
-    assert_eq!(status.details.unwrap().causes[0].field, "metadata.labels");
-}
-
-#[tokio::test]
 async fn what_was_not_changed_is_not_judged_again() {
     let bed = Bed::new().await;
     let mut given = vessel("a");

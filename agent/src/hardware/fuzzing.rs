@@ -1,0 +1,98 @@
+//! Doors to this module's private parsers for `integration/fuzz`: one function for each thing that is read. They do
+//! nothing but call, and are never in a shipped binary.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::sysfs::Sysfs;
+use super::uevent::Event;
+use super::{Device, Health, Mount, Swap, mounts, nvme, nvme_cli, sim, smart, sysfs, udev, uevent};
+
+/// Mounts of a mountinfo table.
+#[must_use]
+pub fn mountinfo(text: &str) -> Vec<Mount> {
+    mounts::parse_mountinfo(text)
+}
+
+/// Swap areas of `/proc/swaps`.
+#[must_use]
+pub fn swaps(text: &str) -> Vec<Swap> {
+    mounts::parse_swaps(text)
+}
+
+/// Properties in a file of udevd's database.
+#[must_use]
+pub fn udev_database(text: &str) -> BTreeMap<String, String> {
+    udev::parse(text)
+}
+
+/// An announcement of the kernel: name, path, whether of a controller, of a partition, of health.
+#[must_use]
+pub fn announcement(name: &str, devpath: &str, of: (bool, bool, bool)) -> Event {
+    uevent::translate(name, devpath, of.0, of.1, of.2)
+}
+
+/// Serial, model, firmware, namespaces and capacity of an Identify Controller structure.
+#[must_use]
+#[allow(clippy::type_complexity, reason = "five facts, for a test only")]
+pub fn nvme_controller(
+    bytes: &[u8],
+) -> (Option<String>, Option<String>, Option<String>, Option<u32>, Option<u64>) {
+    let found = nvme::controller(bytes);
+    (
+        found.serial,
+        found.model,
+        found.firmware,
+        found.namespaces,
+        found.total_bytes,
+    )
+}
+
+/// A SMART / Health log page.
+#[must_use]
+pub fn nvme_health(bytes: &[u8]) -> Option<Health> {
+    nvme::health(bytes)
+}
+
+/// What `nvme smart-log -o json` says, and in what it contradicts `ioctl`.
+#[must_use]
+pub fn nvme_cli(json: &[u8], ioctl: &Health) -> Option<(Health, Vec<String>)> {
+    let found = nvme_cli::smart_log(json)?;
+    let differences = nvme_cli::disagreements(ioctl, &found);
+    Some((found, differences))
+}
+
+/// What `smartctl --json` says: health, or in words why there is none.
+///
+/// # Errors
+/// Where it told nothing.
+pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
+    match smart::parse(status, json) {
+        smart::Answer::Told(health) => Ok(health),
+        smart::Answer::Unsupported(why) | smart::Answer::Failed(why) => Err(why),
+        smart::Answer::Asleep => Err("asleep".to_owned()),
+    }
+}
+
+/// Everything that a `/sys` says of one device; whether it counts as a drive; what lies below it.
+#[must_use]
+pub fn sys(host_root: &Path, name: &str) -> (Option<Device>, bool, Vec<String>) {
+    let sys = Sysfs::new(host_root);
+    let drive = sys.is_drive(name, None);
+    let _ = (sys.partitions(name), sys.write_counters(name), sys.describe_upper(name));
+    (sys.device(name), drive, sys.below(name).into_iter().collect())
+}
+
+/// Whether a text of the hardware says anything.
+#[must_use]
+pub fn meaningful(text: &str) -> Option<String> {
+    sysfs::meaningful(text)
+}
+
+/// How many devices a description of a simulated machine has.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn simulation(bytes: &[u8]) -> Result<usize, String> {
+    sim::parse(bytes).map(|picture| picture.devices.len())
+}

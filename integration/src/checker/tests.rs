@@ -1,0 +1,254 @@
+//! Every kind of difference is seen, and a picture without one has none.
+
+use super::*;
+
+fn good() -> Picture {
+    let mut picture = Picture::default();
+    picture.pools.insert(
+        "pool".into(),
+        Pool {
+            phase: "Ready".into(),
+            total: 60,
+            promised: 10,
+            available: 50,
+            ..Pool::default()
+        },
+    );
+    picture.members.insert(
+        "member".into(),
+        Member {
+            name: "pm-a".into(),
+            pool: "pool".into(),
+            drive: "drive".into(),
+            phase: "Online".into(),
+            endpoint: "h:1".into(),
+            slots: 60,
+            slot_bytes: 1,
+            ..Member::default()
+        },
+    );
+    picture.claimed_drives.insert("drive".into());
+    picture.marks.push(Mark {
+        drive: "a.img".into(),
+        member: "member".into(),
+        released: false,
+        whole: true,
+    });
+    picture.mounts.push("member".into());
+    picture.mount_points.insert("member".into());
+    picture.records.insert("member".into());
+    picture.servers.push(Server {
+        member: "member".into(),
+        endpoint: "h:1".into(),
+    });
+    picture.at_master.insert("h:1".into());
+    picture.nodes.insert("node".into());
+    picture.tokens.insert("node".into());
+    picture.claims.push(Claim {
+        name: "default/one".into(),
+        uid: "u".into(),
+        phase: "Ready".into(),
+        volume: "uv-1".into(),
+        asked: 4,
+        has: 4,
+        access_key: "key".into(),
+        ..Claim::default()
+    });
+    picture.volumes.insert(
+        "uv-1".into(),
+        Volume {
+            pool: "pool".into(),
+            claim_uid: "u".into(),
+            bytes: 4,
+            promised: 10,
+            phase: "Ready".into(),
+            ..Volume::default()
+        },
+    );
+    let keys = ("key".to_owned(), "secret".to_owned());
+    picture.secrets.insert("uv-1".into(), keys.clone());
+    picture.identities.insert("uv-1".into(), vec![keys]);
+    picture.directories.insert(
+        "uv-1".into(),
+        Directory {
+            marked_as: "uv-1".into(),
+            quota: 4,
+        },
+    );
+    picture.rules.push(Rule {
+        volume: "uv-1".into(),
+        disk_tag: "pool".into(),
+        read_only: false,
+    });
+    picture.collections.insert("uv-1".into());
+    picture.files.insert("uv-1".into());
+    picture
+}
+
+#[test]
+fn what_fits_together_has_no_differences() {
+    assert_eq!(compare(&good()), Vec::<String>::new());
+    assert_eq!(compare(&Picture::default()), Vec::<String>::new());
+}
+
+#[test]
+fn a_released_mark_needs_no_member() {
+    let mut picture = good();
+    picture.marks.push(Mark {
+        drive: "b.img".into(),
+        member: "former".into(),
+        released: true,
+        whole: true,
+    });
+    assert_eq!(compare(&picture), Vec::<String>::new());
+}
+
+#[test]
+fn every_kind_of_difference_is_a_sentence() {
+    let check = |change: &dyn Fn(&mut Picture), words: &str| {
+        let mut picture = good();
+        change(&mut picture);
+        let found = compare(&picture);
+        assert!(
+            found.iter().any(|sentence| sentence.contains(words)),
+            "{words}: {found:?}"
+        );
+    };
+    let volume = |picture: &Picture| picture.volumes["uv-1"].clone();
+
+    check(
+        &|p| p.claims[0].phase = "Pending".into(),
+        "claim default/one is Pending",
+    );
+    check(&|p| p.claims.clear(), "its claim does not exist");
+    check(&|p| p.volumes.clear(), "its volume \"uv-1\" does not exist");
+    check(&|p| p.claims[0].uid = "other".into(), "of another claim");
+    check(&|p| p.claims[0].wanted = "uv-2".into(), "asks for volume uv-2");
+    check(&|p| p.claims[0].asked = 8, "asks for 8 bytes");
+    check(&|p| p.claims[0].has = 2, "says that it has 2 bytes");
+    check(
+        &|p| {
+            let again = p.claims[0].clone();
+            p.claims.push(again);
+        },
+        "claims for one volume",
+    );
+    check(
+        &|p| p.volumes.get_mut("uv-1").unwrap().deleting = true,
+        "deleting: true",
+    );
+    check(
+        &|p| p.pools.get_mut("pool").unwrap().promised = 11,
+        "has promised 11 bytes, its volumes hold 10",
+    );
+    check(
+        &|p| p.pools.get_mut("pool").unwrap().total = 61,
+        "its members have 60",
+    );
+    check(
+        &|p| p.pools.get_mut("pool").unwrap().available = 1,
+        "1 said to be free",
+    );
+    check(
+        &|p| {
+            let twin = volume(p);
+            p.volumes.insert("uv-2".into(), twin);
+        },
+        "uv-2: there is a volume and no directory",
+    );
+    for (lost, words) in [
+        ("directories", "no directory"),
+        ("identities", "no S3 identity"),
+        ("collections", "no collection"),
+        ("files", "no file of it"),
+        ("rules", "no rule"),
+        ("secrets", "no Secret"),
+    ] {
+        check(
+            &|p| match lost {
+                "directories" => p.directories.clear(),
+                "identities" => p.identities.clear(),
+                "collections" => p.collections.clear(),
+                "files" => p.files.clear(),
+                "rules" => p.rules.clear(),
+                _ => p.secrets.clear(),
+            },
+            words,
+        );
+    }
+    check(
+        &|p| drop(p.directories.insert("uv-9".into(), Directory::default())),
+        "uv-9: there is directory and no a volume",
+    );
+    check(
+        &|p| drop(p.secrets.insert("uv-9".into(), Default::default())),
+        "uv-9",
+    );
+    check(&|p| drop(p.collections.insert("uv-9".into())), "uv-9");
+    check(&|p| drop(p.files.insert("uv-9".into())), "uv-9");
+    check(
+        &|p| {
+            let again = p.rules[0].clone();
+            p.rules.push(again);
+        },
+        "rules in filer.conf",
+    );
+    check(&|p| p.rules[0].read_only = true, "read-only: true");
+    check(&|p| p.rules[0].disk_tag = "ssd".into(), "leads to \"ssd\"");
+    check(
+        &|p| p.directories.get_mut("uv-1").unwrap().quota = 3,
+        "quota of 3 bytes",
+    );
+    check(
+        &|p| p.directories.get_mut("uv-1").unwrap().marked_as = "uv-2".into(),
+        "marked as \"uv-2\"",
+    );
+    check(
+        &|p| {
+            drop(
+                p.identities
+                    .insert("uv-1".into(), vec![("old".into(), "keys".into())]),
+            )
+        },
+        "other keys than its Secret",
+    );
+    check(&|p| p.claims[0].access_key = "old".into(), "another access key");
+    check(
+        &|p| p.members.get_mut("member").unwrap().phase = "Failed".into(),
+        "member pm-a (member) is Failed",
+    );
+    check(&|p| p.marks.clear(), "no mark on a drive");
+    check(&|p| p.marks[0].released = true, "no mark on a drive");
+    check(&|p| p.marks[0].whole = false, "copies of its mark differ");
+    check(
+        &|p| {
+            let twin = p.marks[0].clone();
+            p.marks.push(twin);
+        },
+        "drives with one mark",
+    );
+    check(
+        &|p| p.members.clear(),
+        "there is mark on a drive and no a PoolMember",
+    );
+    check(&|p| p.mounts.push("member".into()), "mounts of a member");
+    check(&|p| p.mounts.clear(), "no mount");
+    check(&|p| drop(p.mount_points.insert("former".into())), "former");
+    check(&|p| drop(p.records.insert("former".into())), "former");
+    check(&|p| p.servers.clear(), "no volume server");
+    check(
+        &|p| {
+            let twin = p.servers[0].clone();
+            p.servers.push(twin);
+        },
+        "volume servers",
+    );
+    check(&|p| drop(p.at_master.insert("h:9".into())), "h:9");
+    check(
+        &|p| p.claimed_drives.clear(),
+        "no drive that its node calls claimed",
+    );
+    check(&|p| p.strays.push("7: weed".into()), "nobody's process");
+    check(&|p| drop(p.tokens.insert("gone".into())), "gone");
+    check(&|p| p.leftovers.push("ca.new".into()), "ca.new was left");
+}
