@@ -114,7 +114,7 @@ pub struct Filer {
 #[derive(Debug, Clone)]
 enum Bearer {
     /// Tokens of its own, signed with the instance's keys: for everything.
-    Keys(Keys),
+    Keys(Box<Keys>),
     /// A token that was given to it.
     Token(String),
     Nothing,
@@ -127,7 +127,7 @@ impl Filer {
         Self {
             http,
             base: base.to_owned(),
-            bearer: Bearer::Keys(keys),
+            bearer: Bearer::Keys(Box::new(keys)),
         }
     }
 
@@ -150,7 +150,6 @@ impl Filer {
     }
 
     /// A request for a path (with its query), with the token that fits.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let reads = method == Method::GET || method == Method::HEAD;
         let request = self.http.request(method, format!("{}{path}", self.base));

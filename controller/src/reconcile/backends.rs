@@ -119,12 +119,17 @@ impl Backends {
             return health.clone();
         }
         let mut faults = adapter.health().await.faults();
-        let slot_bytes = match adapter.topology().await {
-            Ok(topology) => Some(topology.slot_bytes).filter(|bytes| *bytes > 0),
-            Err(error) => {
-                if faults.is_empty() {
-                    faults.push(error.to_string());
-                }
+        // Who is ill is not asked more: that would only keep the verdict waiting.
+        let asked = if faults.is_empty() {
+            Some(adapter.topology().await)
+        } else {
+            None
+        };
+        let slot_bytes = match asked {
+            None => None,
+            Some(Ok(topology)) => Some(topology.slot_bytes).filter(|bytes| *bytes > 0),
+            Some(Err(error)) => {
+                faults.push(error.to_string());
                 None
             }
         };

@@ -7,6 +7,7 @@
 )]
 
 mod abuse;
+mod backend_faults;
 mod chaos;
 mod conformance;
 mod crash;

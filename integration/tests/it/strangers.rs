@@ -1,16 +1,11 @@
 //! gRPC of every part of SeaweedFS: who is let in by which certificate.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-};
-use smart_storage_integration::{Cluster, Setup, drives::run, needs::INSTANCE, skipped};
+use rustls::pki_types::ServerName;
+use smart_storage_integration::{Cluster, Setup, credulous, drives::run, needs::INSTANCE, skipped};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{
@@ -36,70 +31,11 @@ enum Shows<'a> {
     Role(&'a Path),
 }
 
-/// Takes whatever certificate a server shows: here only the servers' judgement is looked at.
-#[derive(Debug)]
-struct Credulous(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 fn tls(shows: Shows<'_>) -> Result<TlsConnector> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous(provider)));
-    let mut config = match shows {
-        Shows::Role(folder) => builder.with_client_auth_cert(
-            vec![CertificateDer::from_pem_file(folder.join("tls.crt"))?],
-            PrivateKeyDer::from_pem_file(folder.join("tls.key"))?,
-        )?,
-        Shows::Plain | Shows::Nothing => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    credulous::connector(match shows {
+        Shows::Role(folder) => Some(folder),
+        Shows::Plain | Shows::Nothing => None,
+    })
 }
 
 async fn connect(address: &str, shows: Shows<'_>) -> Result<Channel> {

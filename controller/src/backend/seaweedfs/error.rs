@@ -37,6 +37,8 @@ impl fmt::Display for Part {
 pub enum Failure {
     /// Nobody answers there.
     Unreachable,
+    /// Somebody answers, and not as SeaweedFS does: something in between, or an answer that broke off.
+    Garbled,
     /// No answer in time: it may or may not have been done.
     Deadline,
     /// The master is not the leader now.
@@ -93,6 +95,7 @@ impl CallError {
     #[must_use]
     pub fn from_status(part: Part, what: &'static str, status: &Status) -> Self {
         let failure = match status.code() {
+            _ if is_garbled(status.message()) => Failure::Garbled,
             Code::Unavailable => Failure::Unreachable,
             Code::DeadlineExceeded | Code::Cancelled => Failure::Deadline,
             Code::NotFound => Failure::NotFound,
@@ -132,9 +135,23 @@ impl CallError {
     }
 }
 
+/// What our own side of the connection says of an answer that is none of gRPC, whatever code it gives it.
+fn is_garbled(words: &str) -> bool {
+    const OURS: [&str; 6] = [
+        "mapped from HTTP status code",
+        "protocol error",
+        "failed to decode Protobuf",
+        "error reading a body",
+        "Unexpected EOF",
+        "missing response message",
+    ];
+    OURS.iter().any(|ours| words.contains(ours))
+}
+
 /// The filer and the master say most things as text with the code UNKNOWN, or with no code at all.
 fn from_text(words: &str) -> Failure {
-    const NO_ROOM: [&str; 7] = [
+    const NO_ROOM: [&str; 8] = [
+        "no space left on device",
         "no free volumes",
         "no writable volumes",
         "failed to find writable",
@@ -329,7 +346,9 @@ fn told(severity: Severity, reason: &'static str, error: &impl fmt::Display) -> 
 impl From<CallError> for BackendError {
     fn from(error: CallError) -> Self {
         let reason = match error.failure {
-            Failure::Unreachable | Failure::Deadline | Failure::NotLeader => "BackendUnavailable",
+            Failure::Unreachable | Failure::Garbled | Failure::Deadline | Failure::NotLeader => {
+                "BackendUnavailable"
+            }
             Failure::NoRoom => "BackendFull",
             Failure::Unauthorized => "BackendUnauthorized",
             Failure::Unsupported => "BackendTooOld",
@@ -422,6 +441,10 @@ mod tests {
             "assign volume: No writable volumes and no free volumes left",
             Failure::NoRoom,
         );
+        check(
+            "insert entry: write /x/000021.log: no space left on device",
+            Failure::NoRoom,
+        );
         check("invalid bucket name v1: too short", Failure::Invalid);
         check("leveldb: closed", Failure::Refused);
     }
@@ -441,6 +464,36 @@ mod tests {
             Severity::Permanent
         );
         assert_eq!(of(Status::unimplemented("unknown method")), Severity::Permanent);
+    }
+
+    #[test]
+    fn what_something_in_between_answers_is_no_word_of_seaweedfs() {
+        for (code, words) in [
+            (
+                Code::Unimplemented,
+                "grpc-status header missing, mapped from HTTP status code 404",
+            ),
+            (
+                Code::Unauthenticated,
+                "grpc-status header missing, mapped from HTTP status code 401",
+            ),
+            (
+                Code::Internal,
+                "protocol error: received message with invalid compression flag: 60",
+            ),
+            (
+                Code::Internal,
+                "failed to decode Protobuf message: invalid wire type",
+            ),
+        ] {
+            let error = CallError::from_status(Part::Filer, "look", &Status::new(code, words));
+            assert_eq!(error.failure, Failure::Garbled, "{words}");
+            let told = BackendError::from(error);
+            assert_eq!(
+                (told.severity, told.reason),
+                (Severity::Transient, "BackendUnavailable")
+            );
+        }
     }
 
     #[test]

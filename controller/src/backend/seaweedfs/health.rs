@@ -83,7 +83,12 @@ impl SeaweedFs {
         let url = format!("{}/healthz", self.endpoints().s3);
         let asked = async {
             match self.inner.http.get(url).send().await {
-                Ok(answer) if answer.status().is_success() => Ok(()),
+                // Its own answer has no body: a page is by something in between.
+                Ok(answer) if answer.status().is_success() => match answer.bytes().await {
+                    Ok(body) if body.is_empty() => Ok(()),
+                    Ok(_) => Err("something else answers in its place".to_owned()),
+                    Err(error) => Err(error.without_url().to_string()),
+                },
                 Ok(answer) => Err(format!("it answers {}", answer.status())),
                 Err(error) => Err(error.without_url().to_string()),
             }
