@@ -327,7 +327,7 @@ impl House {
             .take();
         let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
         metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
-            metrics.count(&context.registry, &context.stores);
+            metrics.count(&context.stores);
             metrics.store(embedded.is_writable());
         })
     }

@@ -209,6 +209,16 @@ impl Backend {
         }
     }
 
+    /// Takes the volume's keys away and marks its data as kept on purpose.
+    ///
+    /// # Errors
+    /// With [`Severity`].
+    pub async fn retain_volume(&self, volume: &str, cluster_id: &str) -> Result<(), BackendError> {
+        match self {
+            Self::SeaweedFs(weed) => Ok(weed.retain_volume(volume, cluster_id).await?),
+        }
+    }
+
     /// Makes `credentials` the only keys that are good for the volume, and good for nothing else. With other
     /// keys than before this is a rotation: the old ones stop working.
     ///

@@ -16,6 +16,7 @@ mod context;
 mod convert;
 mod credentials;
 mod finalizer;
+mod leftovers;
 mod member;
 mod node;
 mod plan;
@@ -157,6 +158,8 @@ pub enum Change {
     Wishes(String),
     /// An order to a member's agent ended, by the member's object name.
     Order(String),
+    /// On the backend of a pool something was left behind on purpose.
+    Leftovers(String),
     /// New credentials were written for a volume.
     Rotated(String),
 }

@@ -29,6 +29,11 @@ fn date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "format": "date-time"})
 }
 
+/// The schema of a time that may be left out.
+pub(super) fn optional_date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "format": "date-time", "nullable": true})
+}
+
 /// Whole seconds, as Kubernetes writes times.
 #[must_use]
 pub fn whole_seconds(now: Timestamp) -> Timestamp {
