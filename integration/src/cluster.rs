@@ -264,15 +264,34 @@ impl Cluster {
         Ok(PathBuf::from(self.variable("WEED_SECURITY")?))
     }
 
+    /// Credentials that are made for a claim now (older ones end).
+    ///
+    /// # Errors
+    /// The API gives none.
+    pub async fn credentials(&self, id: &str) -> Result<Value> {
+        self.rest()?
+            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
+            .await
+    }
+
+    /// The port of an instance that `up` calls `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn port(&self, name: &str) -> Result<u16> {
+        let ports = fs::read_to_string(self.state.join("ports"))?;
+        let line = ports
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no port {name}"))?.trim().parse()?)
+    }
+
     /// The claim's bucket, with credentials that are made for it now (older ones end).
     ///
     /// # Errors
     /// The API gives none.
     pub async fn s3(&self, id: &str) -> Result<S3> {
-        let given = self
-            .rest()?
-            .post(&format!("/v1/storage/{id}/credentials"), &Value::Null)
-            .await?;
+        let given = self.credentials(id).await?;
         let claim = self.rest()?.get(&format!("/v1/storage/{id}")).await?;
         let text = |value: &Value, pointer: &str| -> Result<String> {
             let found = value.pointer(pointer).and_then(Value::as_str);

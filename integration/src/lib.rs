@@ -18,6 +18,7 @@ pub mod conformance;
 pub mod drives;
 pub mod eventually;
 pub mod needs;
+pub mod raw;
 pub mod solo;
 pub mod tokens;
 

@@ -22,3 +22,5 @@ mod journey;
 mod no_byte_twice;
 mod reading;
 mod restart;
+mod separate;
+mod strangers;
