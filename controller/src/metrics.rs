@@ -213,7 +213,11 @@ impl Metrics {
     pub fn count(&self, stores: &Stores) {
         let mut phases: BTreeMap<String, i64> = BTreeMap::new();
         for node in stores.nodes.state() {
-            let phase = node.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            let phase = node
+                .status
+                .as_ref()
+                .map(|status| status.phase)
+                .unwrap_or_default();
             *phases.entry(format!("{phase:?}")).or_default() += 1;
         }
         // What the registry holds knows of no patience: Offline is what a StorageNode says.

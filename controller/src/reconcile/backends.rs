@@ -156,7 +156,9 @@ impl Backends {
         found: Vec<Leftover>,
     ) -> Found {
         let found = Found::new(found);
-        self.leftovers.lock().insert(endpoints, (now, Found::clone(&found)));
+        self.leftovers
+            .lock()
+            .insert(endpoints, (now, Found::clone(&found)));
         found
     }
 

@@ -21,9 +21,10 @@ use super::{
     Change, Context, Error, Planner, Stores, allocator::Granted, convert, every, owned_meta, publish,
 };
 use crate::crd::{
-    LABEL_POOL, label_value, UnifiedStorageClaim, UnifiedStorageClaimStatus, UnifiedVolume, UnifiedVolumeSpec,
+    LABEL_POOL, UnifiedStorageClaim, UnifiedStorageClaimStatus, UnifiedVolume, UnifiedVolumeSpec,
     claim::ClaimPhase,
     class::BackendType,
+    label_value,
     volume::{ClaimRef, VolumePlacement},
 };
 
@@ -328,11 +329,7 @@ fn new_volume(
         },
     };
     let mut volume = UnifiedVolume::new(name, spec);
-    volume.metadata = owned_meta(
-        name,
-        &[(LABEL_POOL, &label_value(placed.pool.as_str()))],
-        true,
-    );
+    volume.metadata = owned_meta(name, &[(LABEL_POOL, &label_value(placed.pool.as_str()))], true);
     volume
 }
 

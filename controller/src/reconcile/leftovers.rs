@@ -44,7 +44,9 @@ pub(super) async fn look(
     {
         Some(found) => found,
         None => match search(adapter, context).await {
-            Ok(found) => context.backends.saw_leftovers(endpoints.clone(), context.now(), found),
+            Ok(found) => context
+                .backends
+                .saw_leftovers(endpoints.clone(), context.now(), found),
             Err(error) => {
                 tracing::debug!(%error, pool = %pool.name_any(), "orphans not looked for");
                 return None;
@@ -57,8 +59,20 @@ pub(super) async fn look(
         .filter(|other| context.backends.endpoints(other) == endpoints)
         .map(|other| other.name_any())
         .collect();
-    let volumes: HashSet<String> = context.stores.volumes.state().iter().map(|v| v.name_any()).collect();
-    Some(finding(&pool.name_any(), &neighbours, &volumes, slot_bytes, &found))
+    let volumes: HashSet<String> = context
+        .stores
+        .volumes
+        .state()
+        .iter()
+        .map(|v| v.name_any())
+        .collect();
+    Some(finding(
+        &pool.name_any(),
+        &neighbours,
+        &volumes,
+        slot_bytes,
+        &found,
+    ))
 }
 
 /// A volume that goes or comes while the backend is looked at is known before or after.
@@ -74,7 +88,10 @@ async fn search(adapter: &SeaweedFs, context: &Context) -> Result<Vec<Leftover>,
         .await
         .map_err(|error| Error::Backend(error.to_string()))?;
     known.extend(names().await?);
-    Ok(found.into_iter().filter(|left| !known.contains(&left.name)).collect())
+    Ok(found
+        .into_iter()
+        .filter(|left| !known.contains(&left.name))
+        .collect())
 }
 
 /// The part of one pool. What bears the tag of no pool there is told by the first one. Pure.
@@ -165,7 +182,10 @@ mod tests {
             kept,
             claim: None,
             parts: vec!["directory"],
-            slots: slots.iter().map(|(tag, count)| ((*tag).to_owned(), *count)).collect(),
+            slots: slots
+                .iter()
+                .map(|(tag, count)| ((*tag).to_owned(), *count))
+                .collect(),
             tag: tag.map(str::to_owned),
         }
     }
@@ -192,16 +212,21 @@ mod tests {
         assert_eq!((names(&b), b.bytes), (vec!["uv-2"], 10));
         let orphans = a.orphans.unwrap();
         assert_eq!((orphans.count, orphans.retained), (3, 1));
-        assert!(words(&orphans).starts_with("1 kept by reclaim policy Retain and 2 left over on its backend"));
+        assert!(
+            words(&orphans).starts_with("1 kept by reclaim policy Retain and 2 left over on its backend")
+        );
         assert_eq!(finding("a", &neighbours, &volumes, 10, &[]), Finding::default());
     }
 
     #[test]
     fn the_list_is_bounded_and_the_count_is_not() {
-        let found: Vec<Leftover> =
-            (0..100).map(|n| left(&format!("uv-{n}"), Kept::Orphan, Some("a"), &[])).collect();
+        let found: Vec<Leftover> = (0..100)
+            .map(|n| left(&format!("uv-{n}"), Kept::Orphan, Some("a"), &[]))
+            .collect();
         let neighbours = BTreeSet::from(["a".to_owned()]);
-        let orphans = finding("a", &neighbours, &HashSet::new(), 1, &found).orphans.unwrap();
+        let orphans = finding("a", &neighbours, &HashSet::new(), 1, &found)
+            .orphans
+            .unwrap();
         assert_eq!((orphans.count, orphans.items.len()), (100, SHOWN));
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crd::{
     PoolMember, StorageNode, UnifiedPool,
+    member::MemberPhase,
     node::{Drive, DriveTier},
 };
 

@@ -17,7 +17,8 @@ use smart_storage_controller::{
     crd::{self, UnifiedStorageClaimSpec, UnifiedVolume},
     embedded::Embedded,
     service::{
-        AgentAway, Agents, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials, Parts, RotateError, Service,
+        AgentAway, Agents, ClaimFinder, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials,
+        Parts, RotateError, Service,
     },
 };
 use tokio::runtime::Runtime;
@@ -127,6 +128,12 @@ impl DryRun for Neighbours {
     }
 }
 
+impl ClaimFinder for Neighbours {
+    fn claim_of<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<(String, String)>> {
+        async { None }.boxed()
+    }
+}
+
 impl CredentialRotation for Neighbours {
     fn rotate<'a>(&'a self, _: &'a UnifiedVolume) -> BoxFuture<'a, Result<NewCredentials, RotateError>> {
         let made = NewCredentials {
@@ -134,6 +141,7 @@ impl CredentialRotation for Neighbours {
             secret_key: "SK".to_owned(),
             endpoint: "http://127.0.0.1:1".to_owned(),
             bucket: "b".to_owned(),
+            filer_token: None,
         };
         async move { Ok(made) }.boxed()
     }
@@ -175,7 +183,11 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     vec![
         (
             "/apis/storage.billyronks.io/v1/unifiedstorageclasses",
-            object("UnifiedStorageClass", "gold", json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"})),
+            object(
+                "UnifiedStorageClass",
+                "gold",
+                json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"}),
+            ),
         ),
         (
             "/apis/storage.billyronks.io/v1/storagenodes",
@@ -183,11 +195,19 @@ pub fn objects() -> Vec<(&'static str, Value)> {
         ),
         (
             "/apis/storage.billyronks.io/v1/unifiedpools",
-            object("UnifiedPool", "p1", json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}})),
+            object(
+                "UnifiedPool",
+                "p1",
+                json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}}),
+            ),
         ),
         (
             "/apis/storage.billyronks.io/v1/namespaces/default/unifiedstorageclaims",
-            object("UnifiedStorageClaim", "c1", json!({"storageType": "file", "capacity": "1Gi"})),
+            object(
+                "UnifiedStorageClaim",
+                "c1",
+                json!({"storageType": "file", "capacity": "1Gi"}),
+            ),
         ),
         (
             "/api/v1/namespaces/default/configmaps",
@@ -219,7 +239,8 @@ impl Bed {
                 client: embedded.client(),
                 dry_run: neighbours.clone(),
                 credentials: neighbours.clone(),
-                agents: neighbours,
+                agents: neighbours.clone(),
+                finder: neighbours,
                 clock: Arc::new(Timestamp::now),
                 health: Arc::new(|| Health {
                     ready: true,
@@ -280,7 +301,9 @@ impl Bed {
                     }
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => answered.body.extend_from_slice(&data),
-                        Err(frame) => answered.trailers.extend(frame.into_trailers().unwrap_or_default()),
+                        Err(frame) => answered
+                            .trailers
+                            .extend(frame.into_trailers().unwrap_or_default()),
                     },
                     Some(Err(_)) => break,
                 }
@@ -292,7 +315,10 @@ impl Bed {
     /// A `GET` of the Kubernetes API.
     #[must_use]
     pub fn get(&self, path: &str) -> Answered {
-        self.ask(Door::Kube, Request::get(path).body(Body::empty()).expect("a request"))
+        self.ask(
+            Door::Kube,
+            Request::get(path).body(Body::empty()).expect("a request"),
+        )
     }
 
     /// The resourceVersion of everything: it moves with every write.

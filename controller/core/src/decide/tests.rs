@@ -424,7 +424,11 @@ fn a_lost_drive_is_the_reason_for_what_its_backend_says() {
         let message = &found.condition("Ready").unwrap().message;
         assert!(message.ends_with("no writable volumes"), "{message}");
         let ailing = pool.phase != PoolPhase::Ready;
-        let phase = if ailing { VolumePhase::Degraded } else { VolumePhase::Ready };
+        let phase = if ailing {
+            VolumePhase::Degraded
+        } else {
+            VolumePhase::Ready
+        };
         assert_eq!(found.phase, phase);
         ready(&found).1.to_owned()
     };

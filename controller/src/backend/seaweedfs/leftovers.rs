@@ -111,7 +111,12 @@ fn left(seen: Seen, cluster_id: &str, known: &HashSet<String>) -> Vec<Leftover> 
     let foreign: BTreeSet<String> = seen
         .directories
         .iter()
-        .filter(|found| found.cluster.as_deref().is_some_and(|cluster| cluster != cluster_id))
+        .filter(|found| {
+            found
+                .cluster
+                .as_deref()
+                .is_some_and(|cluster| cluster != cluster_id)
+        })
         .map(|found| found.name.clone())
         .collect();
     let ours = |name: &str| !known.contains(name) && !foreign.contains(name);
@@ -180,8 +185,10 @@ mod tests {
     }
 
     fn disk(tag: &str, slots: &[(&str, u64)]) -> Disk {
-        let slots_of: BTreeMap<String, u64> =
-            slots.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let slots_of: BTreeMap<String, u64> = slots
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect();
         Disk {
             tag: tag.to_owned(),
             collections: slots_of.keys().cloned().collect(),
@@ -205,7 +212,10 @@ mod tests {
                 .to_vec(),
             identities: names(&["admin", "uv-known", "uv-keys", "uv-theirs"]),
             disks: vec![
-                disk("pool-a", &[("uv-known", 1), ("uv-kept", 2), ("photos", 9), ("uv-theirs", 1)]),
+                disk(
+                    "pool-a",
+                    &[("uv-known", 1), ("uv-kept", 2), ("photos", 9), ("uv-theirs", 1)],
+                ),
                 disk("pool-a", &[("uv-kept", 1)]),
                 disk("pool-b", &[("uv-slots", 4)]),
             ],
@@ -219,7 +229,12 @@ mod tests {
             })
             .collect();
         let expected = [
-            ("uv-kept", Kept::Retained, "directory rule collection".to_owned(), 3),
+            (
+                "uv-kept",
+                Kept::Retained,
+                "directory rule collection".to_owned(),
+                3,
+            ),
             ("uv-keys", Kept::Orphan, "identity".to_owned(), 0),
             ("uv-lost", Kept::Orphan, "directory".to_owned(), 0),
             ("uv-rule", Kept::Orphan, "rule".to_owned(), 0),

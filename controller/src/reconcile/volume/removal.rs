@@ -13,9 +13,7 @@ use super::{
 };
 use crate::{
     backend::seaweedfs::{SeaweedFs, Topology},
-    crd::{
-        ANNOTATION_ABANDON, PoolMember, UnifiedVolume, class::ReclaimPolicy, member::MemberPhase,
-    },
+    crd::{ANNOTATION_ABANDON, PoolMember, UnifiedVolume, class::ReclaimPolicy, member::MemberPhase},
     reconcile::Change,
 };
 
@@ -31,9 +29,7 @@ pub(super) async fn remove(
     let name = volume.name_any();
     let trouble = match volume.spec.reclaim_policy {
         ReclaimPolicy::Retain => forget(volume, context).await?,
-        ReclaimPolicy::Delete if claim_is_gone(volume, context).await? => {
-            delete(volume, context).await?
-        }
+        ReclaimPolicy::Delete if claim_is_gone(volume, context).await? => delete(volume, context).await?,
         ReclaimPolicy::Delete => {
             let owner = &volume.spec.claim_ref;
             let words = format!(
@@ -251,7 +247,10 @@ mod tests {
         let servers = [server("pm-a", "h:1", None), server("pm-b", "h:2", None)];
         let (reason, words) = left(&servers, 5, vec![]).unwrap();
         assert_eq!(reason, "MemberAway");
-        assert!(words.contains("pm-a (drive d on n), pm-b (drive d on n)"), "{words}");
+        assert!(
+            words.contains("pm-a (drive d on n), pm-b (drive d on n)"),
+            "{words}"
+        );
         let (_, words) = left(&servers, 5, vec![disk("h:1", &[])]).unwrap();
         assert!(words.contains("pm-b (") && !words.contains("pm-a"), "{words}");
         let (reason, words) = left(&servers, 5, vec![disk("h:1", &[]), disk("h:2", &["uv-1"])]).unwrap();
@@ -272,7 +271,12 @@ mod tests {
         assert!(left(&servers(Some(6)), 5, seen()).is_some());
         assert!(left(&servers(None), 5, seen()).is_some());
         assert!(
-            left(&servers(Some(4)), 5, vec![disk("h:1", &[]), disk("h:2", &["uv-1"])]).is_some(),
+            left(
+                &servers(Some(4)),
+                5,
+                vec![disk("h:1", &[]), disk("h:2", &["uv-1"])]
+            )
+            .is_some(),
             "what the backend shows comes first"
         );
     }
