@@ -179,9 +179,7 @@ struct Simulated {
 fn simulated() -> Refused {
     Refused {
         reason: "Simulated".to_owned(),
-        message:
-            "this node is simulated and has nothing to write to: leave it out of the pool's nodeSelector"
-                .to_owned(),
+        message: "this node is simulated and has nothing to write to: leave it out of the pool's nodeSelector".to_owned(),
         retryable: false,
     }
 }

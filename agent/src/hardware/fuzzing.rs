@@ -37,13 +37,7 @@ pub fn announcement(name: &str, devpath: &str, of: (bool, bool, bool)) -> Event 
 #[allow(clippy::type_complexity, reason = "five facts, for a test only")]
 pub fn nvme_controller(
     bytes: &[u8],
-) -> (
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<u32>,
-    Option<u64>,
-) {
+) -> (Option<String>, Option<String>, Option<String>, Option<u32>, Option<u64>) {
     let found = nvme::controller(bytes);
     (
         found.serial,
@@ -85,11 +79,7 @@ pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
 pub fn sys(host_root: &Path, name: &str) -> (Option<Device>, bool, Vec<String>) {
     let sys = Sysfs::new(host_root);
     let drive = sys.is_drive(name, None);
-    let _ = (
-        sys.partitions(name),
-        sys.write_counters(name),
-        sys.describe_upper(name),
-    );
+    let _ = (sys.partitions(name), sys.write_counters(name), sys.describe_upper(name));
     (sys.device(name), drive, sys.below(name).into_iter().collect())
 }
 

@@ -35,12 +35,7 @@ pub fn image(size: u64, block: u64, member: MemberId, label: &str) -> Option<BTr
 ///
 /// # Errors
 /// Where the drive does not carry the member's mark.
-pub fn released(
-    drive: &File,
-    size: u64,
-    block: u64,
-    member: MemberId,
-) -> Result<BTreeMap<u64, Vec<u8>>, String> {
+pub fn released(drive: &File, size: u64, block: u64, member: MemberId) -> Result<BTreeMap<u64, Vec<u8>>, String> {
     MarkImage::released(drive, Geometry { size, block }, member)
         .map(|image| image.blocks().clone())
         .map_err(|error| error.to_string())
@@ -48,13 +43,7 @@ pub fn released(
 
 /// What an interrupted preparation sees of its drive: everything but its own mark.
 #[must_use]
-pub fn examine_without_mark(
-    drive: &File,
-    size: u64,
-    block: u64,
-    member: MemberId,
-    label: &str,
-) -> Option<Findings> {
+pub fn examine_without_mark(drive: &File, size: u64, block: u64, member: MemberId, label: &str) -> Option<Findings> {
     let image = MarkImage::new(Geometry { size, block }, Uuid::from_u128(7), member, label).ok()?;
     Some(examine(&image.hide_from(drive), size))
 }

@@ -205,7 +205,8 @@ async fn run(args: &Args, target: &Target, keep: &Path) -> Result<()> {
     let since = Instant::now();
     let mut complete_since = None;
     let tasks: Vec<_> = nodes.iter().map(SimulatedNode::start).collect();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let (mut seconds, mut touched) = (0_u64, 0_usize);
     loop {
@@ -217,10 +218,7 @@ async fn run(args: &Args, target: &Target, keep: &Path) -> Result<()> {
         for _ in 0..args.changes {
             let node = nodes.get(touched % nodes.len().max(1));
             if let Some(node) = node {
-                node.touch(&format!(
-                    "nvme{}n1",
-                    touched / nodes.len().max(1) % args.drives.max(1)
-                ));
+                node.touch(&format!("nvme{}n1", touched / nodes.len().max(1) % args.drives.max(1)));
             }
             touched = touched.wrapping_add(1);
         }

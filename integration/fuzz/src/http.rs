@@ -17,8 +17,7 @@ use smart_storage_controller::{
     crd::{self, UnifiedStorageClaimSpec, UnifiedVolume},
     embedded::Embedded,
     service::{
-        AgentAway, Agents, ClaimFinder, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials,
-        Parts, RotateError, Service,
+        AgentAway, Agents, ClaimFinder, CredentialRotation, DryRun, DryRunPlacement, Health, NewCredentials, Parts, RotateError, Service,
     },
 };
 use tokio::runtime::Runtime;
@@ -183,11 +182,7 @@ pub fn objects() -> Vec<(&'static str, Value)> {
     vec![
         (
             "/apis/storage.billyronks.io/v1/unifiedstorageclasses",
-            object(
-                "UnifiedStorageClass",
-                "gold",
-                json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"}),
-            ),
+            object("UnifiedStorageClass", "gold", json!({"storageType": "file", "tier": "hot", "reclaimPolicy": "Delete"})),
         ),
         (
             "/apis/storage.billyronks.io/v1/storagenodes",
@@ -195,19 +190,11 @@ pub fn objects() -> Vec<(&'static str, Value)> {
         ),
         (
             "/apis/storage.billyronks.io/v1/unifiedpools",
-            object(
-                "UnifiedPool",
-                "p1",
-                json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}}),
-            ),
+            object("UnifiedPool", "p1", json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}})),
         ),
         (
             "/apis/storage.billyronks.io/v1/namespaces/default/unifiedstorageclaims",
-            object(
-                "UnifiedStorageClaim",
-                "c1",
-                json!({"storageType": "file", "capacity": "1Gi"}),
-            ),
+            object("UnifiedStorageClaim", "c1", json!({"storageType": "file", "capacity": "1Gi"})),
         ),
         (
             "/api/v1/namespaces/default/configmaps",
@@ -301,9 +288,7 @@ impl Bed {
                     }
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) => answered.body.extend_from_slice(&data),
-                        Err(frame) => answered
-                            .trailers
-                            .extend(frame.into_trailers().unwrap_or_default()),
+                        Err(frame) => answered.trailers.extend(frame.into_trailers().unwrap_or_default()),
                     },
                     Some(Err(_)) => break,
                 }
@@ -315,10 +300,7 @@ impl Bed {
     /// A `GET` of the Kubernetes API.
     #[must_use]
     pub fn get(&self, path: &str) -> Answered {
-        self.ask(
-            Door::Kube,
-            Request::get(path).body(Body::empty()).expect("a request"),
-        )
+        self.ask(Door::Kube, Request::get(path).body(Body::empty()).expect("a request"))
     }
 
     /// The resourceVersion of everything: it moves with every write.

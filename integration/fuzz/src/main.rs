@@ -65,11 +65,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .collect();
     if chosen.is_empty() {
         let names: Vec<&str> = all.iter().map(|target| target.name).collect();
-        anyhow::bail!(
-            "there is no target {}; there are: {}",
-            flags.target,
-            names.join(", ")
-        );
+        anyhow::bail!("there is no target {}; there are: {}", flags.target, names.join(", "));
     }
     fs::create_dir_all(&flags.out).with_context(|| flags.out.display().to_string())?;
     if !flags.files.is_empty() {
@@ -136,12 +132,7 @@ fn child(target: &Target, flags: &Flags) -> ExitCode {
 }
 
 fn tell(target: &Target, failure: &Failure, out: &Path, places: &mut BTreeSet<String>) {
-    let place: String = failure
-        .what
-        .chars()
-        .take(60)
-        .filter(|c| !c.is_ascii_digit())
-        .collect();
+    let place: String = failure.what.chars().take(60).filter(|c| !c.is_ascii_digit()).collect();
     if places.insert(place) {
         let small = run::shrink(target, failure);
         let path = run::keep(out, target, &small);
@@ -183,10 +174,7 @@ fn parent(targets: &[Target], flags: &Flags) -> anyhow::Result<ExitCode> {
         }
     });
     let sums = sums.into_inner()?;
-    println!(
-        "\n{:<16} {:>12} {:>9} {:>8} {:>8} {:>9}",
-        "TARGET", "INPUTS", "CPU s", "CORPUS", "ANSWERS", "FAILURES"
-    );
+    println!("\n{:<16} {:>12} {:>9} {:>8} {:>8} {:>9}", "TARGET", "INPUTS", "CPU s", "CORPUS", "ANSWERS", "FAILURES");
     let mut failures = 0;
     for (name, sum) in &sums {
         failures += sum.failures.len();
@@ -210,10 +198,7 @@ fn watch(target: &Target, flags: &Flags) -> Sum {
     let mut sum = Sum::default();
     let until = Instant::now() + Duration::from_secs(flags.seconds);
     let mut seed = flags.seed;
-    while let Some(left) = until
-        .checked_duration_since(Instant::now())
-        .filter(|left| left.as_secs() > 0)
-    {
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| left.as_secs() > 0) {
         if sum.failures.len() >= ENOUGH {
             break;
         }
@@ -229,21 +214,10 @@ fn watch(target: &Target, flags: &Flags) -> Sum {
         let status = child.wait();
         let ended = status.as_ref().ok().and_then(|status| status.code());
         if hung || ended.is_none() {
-            let what = if hung {
-                "it hangs".to_owned()
-            } else {
-                format!("the process died: {status:?}")
-            };
+            let what = if hung { "it hangs".to_owned() } else { format!("the process died: {status:?}") };
             let now = now_file(&flags.out, target.name, seed);
             let input = fs::read(&now).unwrap_or_default();
-            let path = run::keep(
-                &flags.out,
-                target,
-                &Failure {
-                    input,
-                    what: what.clone(),
-                },
-            );
+            let path = run::keep(&flags.out, target, &Failure { input, what: what.clone() });
             sum.failures.push(format!("FAILS {} {what}", path.display()));
             drop(fs::remove_file(now));
         } else {
@@ -268,9 +242,7 @@ fn start(target: &Target, flags: &Flags, seed: u64, left: Duration) -> anyhow::R
 /// Reads what the child tells until it ends; true where it hangs.
 fn listen(target: &Target, child: &mut Child, sum: &mut Sum, before: u64) -> bool {
     let pid = child.id();
-    let Some(stdout) = child.stdout.take() else {
-        return false;
-    };
+    let Some(stdout) = child.stdout.take() else { return false };
     let (lines, told) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -293,10 +265,7 @@ fn listen(target: &Target, child: &mut Child, sum: &mut Sum, before: u64) -> boo
             sum.failures.push(line);
             continue;
         }
-        let mut numbers = line
-            .split(' ')
-            .skip(1)
-            .map(|text| text.parse::<u64>().unwrap_or(0));
+        let mut numbers = line.split(' ').skip(1).map(|text| text.parse::<u64>().unwrap_or(0));
         sum.inputs = before + numbers.next().unwrap_or(0);
         sum.corpus = numbers.next().unwrap_or(0);
         sum.answers = numbers.next().unwrap_or(0);

@@ -60,9 +60,7 @@ pub fn bytes(rng: &mut Rng, input: &mut Vec<u8>, other: &[u8], words: &[&str]) {
         }
         1 => {
             if let Some(byte) = input.get_mut(at) {
-                *byte = *rng
-                    .pick(&[0, 1, 0x7f, 0x80, 0xff, b'"', b'{', b'\\', b' ', b'\n'])
-                    .unwrap_or(&0);
+                *byte = *rng.pick(&[0, 1, 0x7f, 0x80, 0xff, b'"', b'{', b'\\', b' ', b'\n']).unwrap_or(&0);
             }
         }
         2 => {

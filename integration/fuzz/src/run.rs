@@ -117,13 +117,8 @@ impl<'a> Run<'a> {
             now: now.and_then(|path| File::create(path).ok()),
             inputs: 0,
         };
-        let files = ["regressions", "corpus"]
-            .into_iter()
-            .flat_map(|kind| folder(kind, target));
-        let known: Vec<Vec<u8>> = (target.seeds)()
-            .into_iter()
-            .chain(files.map(|(_, bytes)| bytes))
-            .collect();
+        let files = ["regressions", "corpus"].into_iter().flat_map(|kind| folder(kind, target));
+        let known: Vec<Vec<u8>> = (target.seeds)().into_iter().chain(files.map(|(_, bytes)| bytes)).collect();
         for input in known {
             run.give(&input)?;
             run.corpus.push(input);
@@ -133,9 +128,7 @@ impl<'a> Run<'a> {
 
     fn give(&mut self, input: &[u8]) -> Result<bool, Failure> {
         if let Some(now) = &self.now {
-            let kept = now
-                .set_len(input.len() as u64)
-                .and_then(|()| now.write_all_at(input, 0));
+            let kept = now.set_len(input.len() as u64).and_then(|()| now.write_all_at(input, 0));
             drop(kept);
         }
         self.inputs += 1;
@@ -242,8 +235,7 @@ pub fn short(target: &Target) {
             small.what,
             small.input.len(),
             path.display(),
-            String::from_utf8_lossy(small.input.get(..small.input.len().min(400)).unwrap_or_default())
-                .escape_debug()
+            String::from_utf8_lossy(small.input.get(..small.input.len().min(400)).unwrap_or_default()).escape_debug()
         );
     }
 }

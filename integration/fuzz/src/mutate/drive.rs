@@ -29,9 +29,7 @@ impl Image {
             stretches: Vec::new(),
         };
         let mut at = 9;
-        while let (Some(offset), Some(length)) =
-            (number(at), input.get(at + 8..).and_then(|r| r.first_chunk::<2>()))
-        {
+        while let (Some(offset), Some(length)) = (number(at), input.get(at + 8..).and_then(|r| r.first_chunk::<2>())) {
             let length = usize::from(u16::from_le_bytes(*length));
             let rest = input.get(at + 10..).unwrap_or_default();
             let bytes = rest.get(..length.min(rest.len())).unwrap_or_default();
@@ -60,38 +58,8 @@ impl Image {
 
 /// Where formats keep things.
 const PLACES: &[u64] = &[
-    0,
-    3,
-    32,
-    54,
-    82,
-    440,
-    446,
-    510,
-    512,
-    516,
-    1024,
-    1080,
-    1536,
-    2048,
-    4086,
-    4096,
-    4120,
-    8192,
-    8244,
-    16384,
-    32768,
-    32769,
-    65526,
-    65536,
-    65600,
-    131_072,
-    1 << 20,
-    2 << 20,
-    8193 << 10,
-    32 << 20,
-    64 << 20,
-    128 << 20,
+    0, 3, 32, 54, 82, 440, 446, 510, 512, 516, 1024, 1080, 1536, 2048, 4086, 4096, 4120, 8192, 8244, 16384, 32768, 32769,
+    65526, 65536, 65600, 131_072, 1 << 20, 2 << 20, 8193 << 10, 32 << 20, 64 << 20, 128 << 20,
 ];
 
 /// One change of a drive.

@@ -77,9 +77,7 @@ pub fn within(rng: &mut Rng, message: &[u8], stranger: &[u8], depth: u32) -> Vec
     let which = rng.below(fields.len());
     let foreign = parse(stranger).unwrap_or_default();
     let inner = match fields.get(which).map(|field| &field.payload) {
-        Some(Payload::Bytes(bytes)) if depth < 6 && !rng.once_in(3) && parse(bytes).is_some() => {
-            Some(bytes.clone())
-        }
+        Some(Payload::Bytes(bytes)) if depth < 6 && !rng.once_in(3) && parse(bytes).is_some() => Some(bytes.clone()),
         _ => None,
     };
     if let (Some(bytes), Some(field)) = (inner, fields.get_mut(which)) {
@@ -116,20 +114,13 @@ fn alter(rng: &mut Rng, fields: &mut Vec<Field>, which: usize, foreign: &[Field]
             fields.push(Field { number, payload });
         }
         _ => {
-            let Some(field) = fields.get_mut(which) else {
-                return;
-            };
+            let Some(field) = fields.get_mut(which) else { return };
             let swapped = foreign.iter().find(|other| other.number == field.number);
             match &mut field.payload {
                 Payload::Varint(number) => *number = rng.extreme(),
                 Payload::Bytes(bytes) => match swapped.map(|other| other.payload.clone()) {
                     Some(other) if rng.once_in(2) => field.payload = other,
-                    _ => super::bytes(
-                        rng,
-                        bytes,
-                        &[],
-                        &["unknown", "0000000000000000", "naa.", "eui.", "../"],
-                    ),
+                    _ => super::bytes(rng, bytes, &[], &["unknown", "0000000000000000", "naa.", "eui.", "../"]),
                 },
                 Payload::Fixed(bytes) => super::bytes(rng, bytes, &[], &[]),
             }

@@ -20,11 +20,7 @@ pub fn change(rng: &mut Rng, input: &[u8], other: &[u8], words: &[&str]) -> Vec<
         });
     }
     let text = value.to_string();
-    let text = if rng.once_in(10) {
-        odd_spelling(rng, text)
-    } else {
-        text
-    };
+    let text = if rng.once_in(10) { odd_spelling(rng, text) } else { text };
     text.into_bytes()
 }
 
@@ -76,11 +72,7 @@ fn alter(rng: &mut Rng, node: &mut Value, other: &Value, words: &[&str]) {
             }
         }
         (2 | 3, Value::Object(map)) => {
-            let name = if rng.once_in(2) {
-                word.to_owned()
-            } else {
-                strange_text(rng, words)
-            };
+            let name = if rng.once_in(2) { word.to_owned() } else { strange_text(rng, words) };
             let new = leaf(rng, other, words);
             map.insert(name, new);
         }

@@ -13,19 +13,8 @@ pub(super) const TARGETS: &[Target] = &[
         run: filer_conf,
         seeds: none,
         words: &[
-            "locations",
-            "locationPrefix",
-            "location_prefix",
-            "diskType",
-            "disk_type",
-            "replication",
-            "volumeGrowthCount",
-            "readOnly",
-            "read_only",
-            "/buckets/uv-1/",
-            "/buckets/",
-            "version",
-            "worm",
+            "locations", "locationPrefix", "location_prefix", "diskType", "disk_type", "replication", "volumeGrowthCount",
+            "readOnly", "read_only", "/buckets/uv-1/", "/buckets/", "version", "worm",
         ],
         short: 1500,
     },
@@ -60,10 +49,7 @@ fn filer_conf(data: &[u8]) -> u64 {
         let after: Value = serde_json::from_slice(after).expect("what is written is JSON");
         let (was, is) = (rest_of(&before), rest_of(&after));
         assert_eq!(foreign(&before), foreign(&after), "rules of others changed");
-        assert!(
-            was.iter().all(|(name, value)| is.get(name) == Some(value)),
-            "the document lost something"
-        );
+        assert!(was.iter().all(|(name, value)| is.get(name) == Some(value)), "the document lost something");
         others.push(foreign(&after).len());
     }
     outcome(others)
@@ -81,9 +67,7 @@ fn foreign(document: &Value) -> Vec<Value> {
     list.into_iter()
         .flatten()
         .filter(|location| {
-            let prefix = location
-                .get("locationPrefix")
-                .or_else(|| location.get("location_prefix"));
+            let prefix = location.get("locationPrefix").or_else(|| location.get("location_prefix"));
             prefix.and_then(Value::as_str) != Some(OURS)
         })
         .cloned()
@@ -92,19 +76,14 @@ fn foreign(document: &Value) -> Vec<Value> {
 
 fn volume_list(data: &[u8]) -> u64 {
     let first = split(data).first().copied().unwrap_or_default();
-    let Some((topology, live)) = doors::volume_list(first, "uv-1") else {
-        return 0;
-    };
+    let Some((topology, live)) = doors::volume_list(first, "uv-1") else { return 0 };
     let tags: Vec<&str> = topology.disks.iter().map(|disk| disk.tag.as_str()).collect();
     for tag in &tags {
         let sum = topology.tag(tag);
         assert!(sum.servers >= 1, "a tag without servers");
     }
     let holding = topology.holding("uv-1").count();
-    assert!(
-        holding > 0 || live == 0,
-        "bytes of a collection that nobody holds"
-    );
+    assert!(holding > 0 || live == 0, "bytes of a collection that nobody holds");
     outcome((tags.len().min(8), holding.min(4), live > 0))
 }
 
@@ -120,13 +99,7 @@ fn entry(data: &[u8]) -> u64 {
     let identity = doors::identity(first);
     let said = text(first);
     let told = doors::words(&said, "s3cret");
-    assert!(
-        !told.is_empty() && told.chars().count() <= 1024 && !told.chars().any(char::is_control),
-        "{told:?}"
-    );
+    assert!(!told.is_empty() && told.chars().count() <= 1024 && !told.chars().any(char::is_control), "{told:?}");
     assert!(!told.contains("s3cret"), "the secret is told");
-    outcome((
-        owned.map(|result| result.map_err(|error| error.len().min(40))),
-        identity,
-    ))
+    outcome((owned.map(|result| result.map_err(|error| error.len().min(40))), identity))
 }

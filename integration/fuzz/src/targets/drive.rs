@@ -1,6 +1,12 @@
 //! A hostile drive: whatever bytes it holds, nothing panics or reads without end, and what is not zero is never blank.
 
-use std::{cell::Cell, collections::BTreeMap, fs::File, io, os::unix::fs::FileExt as _};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+};
 
 use smart_storage_agent::{
     hardware::signatures::{EDGE_BYTES, Findings, Source, examine},
@@ -15,27 +21,9 @@ pub(super) const TARGETS: &[Target] = &[Target {
     run,
     seeds,
     words: &[
-        "EFI PART",
-        "XFSB",
-        "_BHRfS_M",
-        "LABELONE",
-        "LVM2 001",
-        " LVM2 x[5A%r0N*>",
-        "SWAPSPACE2",
-        "SPDKBLOB",
-        "bluestore block device\n",
-        "hsqs",
-        "NTFS    ",
-        "FAT32   ",
-        "CD001",
-        "JFS1",
-        "NXSB",
-        "ReIsEr",
-        "HM\u{1}",
-        "Intel Raid ISM Cfg Sig. ",
-        "U\u{aa}",
-        "\u{0}\u{0}\u{0}\u{0}",
-        "\u{7f}\u{7f}",
+        "EFI PART", "XFSB", "_BHRfS_M", "LABELONE", "LVM2 001", " LVM2 x[5A%r0N*>", "SWAPSPACE2", "SPDKBLOB",
+        "bluestore block device\n", "hsqs", "NTFS    ", "FAT32   ", "CD001", "JFS1", "NXSB", "ReIsEr", "HM\u{1}",
+        "Intel Raid ISM Cfg Sig. ", "U\u{aa}", "\u{0}\u{0}\u{0}\u{0}", "\u{7f}\u{7f}",
     ],
     short: 160,
 }];
@@ -63,10 +51,7 @@ struct Sparse {
 impl Sparse {
     fn put(&mut self, offset: u64, bytes: &[u8]) {
         for (at, byte) in (offset..self.size).zip(bytes) {
-            let page = self
-                .pages
-                .entry(at / PAGE)
-                .or_insert_with(|| vec![0; PAGE as usize]);
+            let page = self.pages.entry(at / PAGE).or_insert_with(|| vec![0; PAGE as usize]);
             if let Some(slot) = page.get_mut((at % PAGE) as usize) {
                 *slot = *byte;
             }
@@ -100,10 +85,7 @@ impl Sparse {
         let entries = u64::from_le_bytes(self.number(at + 72)?).checked_mul(block)?;
         let count = u64::from(u32::from_le_bytes(self.number(at + 80)?));
         let length = u64::from(u32::from_le_bytes(self.number(at + 84)?));
-        if let Some(array) = usize::try_from((count * length).min(1 << 20))
-            .ok()
-            .and_then(|n| self.peek(entries, n))
-        {
+        if let Some(array) = usize::try_from((count * length).min(1 << 20)).ok().and_then(|n| self.peek(entries, n)) {
             self.put(at + 88, &crc32(&array).to_le_bytes());
         }
         self.put(at + 24, &(at / block).to_le_bytes());
@@ -138,11 +120,7 @@ impl Sparse {
 
 /// Memory, where the machine has a file system in it.
 fn scratch() -> &'static str {
-    if std::path::Path::new("/dev/shm").is_dir() {
-        "/dev/shm"
-    } else {
-        "/tmp"
-    }
+    if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }
 }
 
 impl Source for Sparse {
@@ -156,11 +134,7 @@ impl Source for Sparse {
         if self.fails_from.is_some_and(|from| end > from) {
             return Err(io::Error::other("medium error"));
         }
-        buffer.copy_from_slice(
-            &self
-                .peek(offset, buffer.len())
-                .ok_or(io::ErrorKind::UnexpectedEof)?,
-        );
+        buffer.copy_from_slice(&self.peek(offset, buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 }
@@ -223,13 +197,7 @@ fn run(data: &[u8]) -> u64 {
         found.errors.is_empty(),
         marked,
         found.mark.as_ref().map(|mark| mark.released),
-        table.map(|table| {
-            (
-                table.primary_valid,
-                table.backup_valid,
-                table.entries.len().min(6),
-            )
-        }),
+        table.map(|table| (table.primary_valid, table.backup_valid, table.entries.len().min(6))),
     ))
 }
 
@@ -237,35 +205,21 @@ fn never_blank_unless_zero(drive: &Sparse, found: &Findings) {
     let blank = found.blank();
     let tail = drive.size.saturating_sub(EDGE_BYTES);
     if let Some(at) = drive.set_bytes().find(|at| *at < EDGE_BYTES || *at >= tail) {
-        assert_ne!(
-            blank,
-            Some(true),
-            "byte {at} of {} is not zero: {found:?}",
-            drive.size
-        );
+        assert_ne!(blank, Some(true), "byte {at} of {} is not zero: {found:?}", drive.size);
     }
     if drive.fails_from.is_some() {
         assert_ne!(blank, Some(true), "half of it cannot be read: {found:?}");
     }
     if blank == Some(true) {
-        assert!(
-            found.mark.is_none() && found.table.is_none() && found.signatures.is_empty(),
-            "{found:?}"
-        );
+        assert!(found.mark.is_none() && found.table.is_none() && found.signatures.is_empty(), "{found:?}");
         assert!(drive.size > 0, "a drive of no size is blank");
     }
     if found.mark.is_some() {
         let table = found.table.as_ref().expect("a mark without a table");
-        assert!(
-            table.primary_valid || table.backup_valid,
-            "a mark in a damaged table: {table:?}"
-        );
+        assert!(table.primary_valid || table.backup_valid, "a mark in a damaged table: {table:?}");
     }
     for line in [found.summary()] {
-        assert!(
-            !line.chars().any(|c| c.is_control()),
-            "control characters in {line:?}"
-        );
+        assert!(!line.chars().any(|c| c.is_control()), "control characters in {line:?}");
     }
 }
 
@@ -276,31 +230,18 @@ fn members_view(drive: &Sparse, block: u64, found: &Findings) -> u64 {
     let mark = member::mark(&file, size, block);
     if let Ok(Some((member, released, start, length))) = &mark {
         let end = start.checked_add(*length);
-        assert!(
-            *length > 0 && end.is_some_and(|end| end <= size),
-            "a mark outside of the drive: {mark:?}"
-        );
+        assert!(*length > 0 && end.is_some_and(|end| end <= size), "a mark outside of the drive: {mark:?}");
         let other = if block == 512 { 4096 } else { 512 };
         let two_tables = drive.peek(other, 8).is_some_and(|magic| magic == b"EFI PART");
         if !two_tables {
-            let seen = found
-                .mark
-                .as_ref()
-                .map(|mark| (mark.member_id.clone(), mark.released));
-            assert_eq!(
-                seen,
-                Some((member.to_string(), *released)),
-                "the two readers of the mark differ: {found:?}"
-            );
+            let seen = found.mark.as_ref().map(|mark| (mark.member_id.clone(), mark.released));
+            assert_eq!(seen, Some((member.to_string(), *released)), "the two readers of the mark differ: {found:?}");
         }
         if !released {
             let blocks = member::released(&file, size, block, *member).expect("its own mark");
             for (number, bytes) in blocks {
                 assert!(
-                    number
-                        .checked_mul(block)
-                        .and_then(|at| at.checked_add(bytes.len() as u64))
-                        .is_some_and(|end| end <= size),
+                    number.checked_mul(block).and_then(|at| at.checked_add(bytes.len() as u64)).is_some_and(|end| end <= size),
                     "block {number} lies outside of the drive"
                 );
             }
@@ -315,17 +256,10 @@ fn members_view(drive: &Sparse, block: u64, found: &Findings) -> u64 {
         let tail = size.saturating_sub(EDGE_BYTES);
         for at in drive.set_bytes().filter(|at| *at < EDGE_BYTES || *at >= tail) {
             let there = drive.peek(at / block * block, block as usize);
-            assert_eq!(
-                there.as_ref(),
-                ours.get(&(at / block)),
-                "byte {at} is not ours, and was taken for zero"
-            );
+            assert_eq!(there.as_ref(), ours.get(&(at / block)), "byte {at} is not ours, and was taken for zero");
         }
     }
-    outcome((mark
-        .as_ref()
-        .map(|found| found.map(|mark| mark.1))
-        .map_err(|error| error.len()),))
+    outcome((mark.as_ref().map(|found| found.map(|mark| mark.1)).map_err(|error| error.len()),))
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -338,12 +272,7 @@ fn seeds() -> Vec<Vec<u8>> {
         }
         .print()
     };
-    let mut seeds = vec![
-        one(2 * MIB, 0, b""),
-        one(40 * MIB, 0, b""),
-        one(0, 0, b""),
-        one(512, 0, b""),
-    ];
+    let mut seeds = vec![one(2 * MIB, 0, b""), one(40 * MIB, 0, b""), one(0, 0, b""), one(512, 0, b"")];
     let formats: &[(u64, &[u8])] = &[
         (0, b"XFSB"),
         (65600, b"_BHRfS_M"),
@@ -397,11 +326,7 @@ fn seeds() -> Vec<Vec<u8>> {
         Image {
             flags: 0,
             size: 4 * MIB,
-            stretches: vec![
-                (0, sector),
-                (0xc00 * 512, logical.clone()),
-                (0xc20 * 512, logical),
-            ],
+            stretches: vec![(0, sector), (0xc00 * 512, logical.clone()), (0xc20 * 512, logical)],
         }
         .print(),
     );
@@ -412,19 +337,10 @@ fn seeds() -> Vec<Vec<u8>> {
         for keep in halves {
             let stretches: Vec<(u64, Vec<u8>)> = blocks
                 .iter()
-                .filter(|(number, bytes)| {
-                    keep(*number * block, size / 2) && bytes.iter().any(|byte| *byte != 0)
-                })
+                .filter(|(number, bytes)| keep(*number * block, size / 2) && bytes.iter().any(|byte| *byte != 0))
                 .map(|(number, bytes)| (number * block, bytes.clone()))
                 .collect();
-            seeds.push(
-                Image {
-                    flags,
-                    size,
-                    stretches,
-                }
-                .print(),
-            );
+            seeds.push(Image { flags, size, stretches }.print());
         }
     }
     seeds

@@ -25,11 +25,7 @@ fn run(data: &[u8]) -> u64 {
     let frames = split(data);
     let method = String::from_utf8_lossy(frames.first().copied().unwrap_or_default()).into_owned();
     let message = frames.get(1).copied().unwrap_or_default();
-    let known: String = method
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(40)
-        .collect();
+    let known: String = method.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
     with_bed(|bed| {
         let mut body = vec![0];
         body.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
@@ -46,18 +42,11 @@ fn run(data: &[u8]) -> u64 {
         // gRPC's own word for a message that cannot be decoded is INTERNAL.
         let undecodable = words.contains("decode") || words.contains("Protobuf");
         assert!(
-            matches!(
-                code.as_str(),
-                "" | "0" | "3" | "5" | "6" | "8" | "9" | "10" | "11" | "12"
-            ) || undecodable,
+            matches!(code.as_str(), "" | "0" | "3" | "5" | "6" | "8" | "9" | "10" | "11" | "12") || undecodable,
             "{known} is answered {code} {words}"
         );
         if !matches!(code.as_str(), "" | "0") {
-            assert_eq!(
-                before,
-                bed.revision(),
-                "{known}, answered {code} {words}, changed something"
-            );
+            assert_eq!(before, bed.revision(), "{known}, answered {code} {words}, changed something");
         }
         outcome((known, code, words.split("%20").take(3).collect::<Vec<_>>()))
     })
@@ -65,10 +54,7 @@ fn run(data: &[u8]) -> u64 {
 
 fn status(answer: &Answered, name: &str) -> String {
     let value = answer.trailers.get(name).or_else(|| answer.headers.get(name));
-    value
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
-        .to_owned()
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -103,43 +89,16 @@ fn seeds() -> Vec<Vec<u8>> {
     let calls: Vec<(&str, Vec<u8>)> = vec![
         ("CreateStorage", create.encode_to_vec()),
         ("CreateStorage", dry.encode_to_vec()),
-        (
-            "GetStorage",
-            pb::GetStorageRequest { id: "c1".to_owned() }.encode_to_vec(),
-        ),
+        ("GetStorage", pb::GetStorageRequest { id: "c1".to_owned() }.encode_to_vec()),
         ("ListStorage", list.encode_to_vec()),
         ("ExpandStorage", expand.encode_to_vec()),
-        (
-            "DeleteStorage",
-            pb::DeleteStorageRequest { id: "c1".to_owned() }.encode_to_vec(),
-        ),
-        (
-            "RotateCredentials",
-            pb::RotateCredentialsRequest { id: "c1".to_owned() }.encode_to_vec(),
-        ),
+        ("DeleteStorage", pb::DeleteStorageRequest { id: "c1".to_owned() }.encode_to_vec()),
+        ("RotateCredentials", pb::RotateCredentialsRequest { id: "c1".to_owned() }.encode_to_vec()),
         ("ListNodes", pb::ListNodesRequest::default().encode_to_vec()),
-        (
-            "GetNode",
-            pb::GetNodeRequest {
-                name: "n1".to_owned(),
-            }
-            .encode_to_vec(),
-        ),
-        (
-            "ClassifyNode",
-            pb::ClassifyNodeRequest {
-                name: "n1".to_owned(),
-            }
-            .encode_to_vec(),
-        ),
+        ("GetNode", pb::GetNodeRequest { name: "n1".to_owned() }.encode_to_vec()),
+        ("ClassifyNode", pb::ClassifyNodeRequest { name: "n1".to_owned() }.encode_to_vec()),
         ("ListPools", pb::ListPoolsRequest::default().encode_to_vec()),
-        (
-            "GetPool",
-            pb::GetPoolRequest {
-                name: "p1".to_owned(),
-            }
-            .encode_to_vec(),
-        ),
+        ("GetPool", pb::GetPoolRequest { name: "p1".to_owned() }.encode_to_vec()),
         ("GetCapacity", Vec::new()),
         ("ListClasses", Vec::new()),
         ("WatchStorage", watch.encode_to_vec()),

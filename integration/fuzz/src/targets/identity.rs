@@ -20,25 +20,10 @@ pub(super) const TARGETS: &[Target] = &[Target {
     short: 1200,
 }];
 
-const EUI: &[&str] = &[
-    "0025385c21501234",
-    "0025385c21501235",
-    "0000000000000000",
-    "00a0b0c0d0e0f001",
-];
-const NGUID: &[&str] = &[
-    "36344730528000250025384500000001",
-    "36344730528000250025384500000002",
-];
-const UUID: &[&str] = &[
-    "0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a11",
-    "0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a12",
-];
-const WWN: &[&str] = &[
-    "naa.5000c500a1b2c3d4",
-    "naa.5000c500a1b2c3d5",
-    "naa.0000000000000000",
-];
+const EUI: &[&str] = &["0025385c21501234", "0025385c21501235", "0000000000000000", "00a0b0c0d0e0f001"];
+const NGUID: &[&str] = &["36344730528000250025384500000001", "36344730528000250025384500000002"];
+const UUID: &[&str] = &["0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a11", "0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a12"];
+const WWN: &[&str] = &["naa.5000c500a1b2c3d4", "naa.5000c500a1b2c3d5", "naa.0000000000000000"];
 const SERIAL: &[&str] = &["S1", "S2", "unknown", "", "0000", "S 1", "\u{130}ß", "123456789"];
 const MODEL: &[&str] = &["M1", "M2", ""];
 const NODES: &[&str] = &["a", "b"];
@@ -56,12 +41,8 @@ impl Choices<'_> {
     fn text(&mut self, all: &[&str]) -> Option<String> {
         match self.next() {
             choice if choice < 120 => None,
-            255 => Some(
-                String::from_utf8_lossy(self.1.get(..self.1.len().min(90)).unwrap_or_default()).into_owned(),
-            ),
-            choice => all
-                .get(usize::from(choice) % all.len())
-                .map(|text| (*text).to_owned()),
+            255 => Some(String::from_utf8_lossy(self.1.get(..self.1.len().min(90)).unwrap_or_default()).into_owned()),
+            choice => all.get(usize::from(choice) % all.len()).map(|text| (*text).to_owned()),
         }
     }
 
@@ -78,19 +59,9 @@ impl Choices<'_> {
                 size => Observed::Known(u64::from(size) << 40),
             },
             model: self.text(MODEL).map_or(Observed::Unsupported, Observed::Known),
-            vendor: self
-                .text(&["ATA", "SEAGATE"])
-                .map_or(Observed::Unsupported, Observed::Known),
-            transport: if self.next() > 200 {
-                Transport::Sas
-            } else {
-                Transport::Sata
-            },
-            paths: if self.next() > 230 {
-                vec!["d0".to_owned(), "d1".to_owned()]
-            } else {
-                Vec::new()
-            },
+            vendor: self.text(&["ATA", "SEAGATE"]).map_or(Observed::Unsupported, Observed::Known),
+            transport: if self.next() > 200 { Transport::Sas } else { Transport::Sata },
+            paths: if self.next() > 230 { vec!["d0".to_owned(), "d1".to_owned()] } else { Vec::new() },
             evidence: Evidence {
                 eui64: self.text(EUI),
                 nguid: self.text(NGUID),
@@ -130,10 +101,7 @@ fn run(data: &[u8]) -> u64 {
     let all: Vec<(NodeName, DriveFacts)> = (0..seen_count)
         .map(|index| (node(choices.next()).clone(), choices.facts(&format!("d{index}"))))
         .collect();
-    let seen: Vec<SeenDrive<'_>> = all
-        .iter()
-        .map(|(node, facts)| SeenDrive { node, facts })
-        .collect();
+    let seen: Vec<SeenDrive<'_>> = all.iter().map(|(node, facts)| SeenDrive { node, facts }).collect();
 
     let resolved = identity::resolve(&known, &seen);
     assert_eq!(resolved.len(), seen.len());
@@ -142,11 +110,7 @@ fn run(data: &[u8]) -> u64 {
     what_was_learnt_changes_nothing(&known, &seen, &resolved);
     let mut kinds: Vec<u8> = resolved.iter().map(|answer| kind(&answer.verdict)).collect();
     kinds.sort_unstable();
-    outcome((
-        kinds,
-        resolved.iter().filter(|answer| answer.minted).count(),
-        known_count,
-    ))
+    outcome((kinds, resolved.iter().filter(|answer| answer.minted).count(), known_count))
 }
 
 fn kind(verdict: &Verdict) -> u8 {
@@ -172,19 +136,13 @@ fn strong(evidence: &Evidence) -> BTreeMap<&'static str, &str> {
     put("nguid", NGUID, evidence.nguid.as_deref());
     put("uuid", UUID, evidence.nvme_uuid.as_deref());
     put("wwn", WWN, evidence.wwn.as_deref());
-    put(
-        "mark",
-        UUID,
-        evidence.mark.as_ref().map(|mark| mark.member_id.as_str()),
-    );
+    put("mark", UUID, evidence.mark.as_ref().map(|mark| mark.member_id.as_str()));
     found
 }
 
 fn contradiction(a: &Evidence, b: &Evidence) -> Option<&'static str> {
     let (a, b) = (strong(a), strong(b));
-    a.iter()
-        .find(|(kind, value)| b.get(*kind).is_some_and(|other| other != *value))
-        .map(|(kind, _)| *kind)
+    a.iter().find(|(kind, value)| b.get(*kind).is_some_and(|other| other != *value)).map(|(kind, _)| *kind)
 }
 
 fn certain_ids_do_not_contradict(known: &[KnownDrive], seen: &[SeenDrive<'_>], resolved: &[Resolution]) {
@@ -196,19 +154,14 @@ fn certain_ids_do_not_contradict(known: &[KnownDrive], seen: &[SeenDrive<'_>], r
             let twice = drives.insert(id.as_str(), index);
             assert_eq!(twice, None, "{id} stands for two devices: {answer:?}");
         }
-        let Some(id) = answer.verdict.certain() else {
-            continue;
-        };
+        let Some(id) = answer.verdict.certain() else { continue };
         if let Some(record) = known.iter().find(|drive| drive.id == *id) {
             let other = contradiction(&record.evidence.evidence, &facts.evidence);
             assert_eq!(other, None, "{id} on record contradicts {facts:?}");
             assert!(!answer.minted, "an id on record was given anew: {answer:?}");
         } else {
             let primary = matches!(answer.verdict, Verdict::Path { .. }) || answer.minted;
-            assert!(
-                primary,
-                "an id that is neither on record nor made now: {answer:?}"
-            );
+            assert!(primary, "an id that is neither on record nor made now: {answer:?}");
         }
         for (twin, other) in resolved.iter().zip(seen).skip(index + 1) {
             if twin.verdict.certain() == Some(id) {
@@ -225,28 +178,18 @@ fn order_does_not_matter(known: &[KnownDrive], seen: &[SeenDrive<'_>], resolved:
     for index in (1..order.len()).rev() {
         order.swap(index, rng.below(index + 1));
     }
-    let shuffled: Vec<SeenDrive<'_>> = order
-        .iter()
-        .filter_map(|index| seen.get(*index))
-        .copied()
-        .collect();
+    let shuffled: Vec<SeenDrive<'_>> = order.iter().filter_map(|index| seen.get(*index)).copied().collect();
     let backwards: Vec<KnownDrive> = known.iter().rev().cloned().collect();
     let again = identity::resolve(&backwards, &shuffled);
     for (index, answer) in order.iter().zip(&again) {
-        assert_eq!(
-            resolved.get(*index),
-            Some(answer),
-            "another answer in another order"
-        );
+        assert_eq!(resolved.get(*index), Some(answer), "another answer in another order");
     }
 }
 
 /// What is remembered of certain drives makes the same drives of the same devices.
 fn what_was_learnt_changes_nothing(known: &[KnownDrive], seen: &[SeenDrive<'_>], resolved: &[Resolution]) {
-    let mut memory: BTreeMap<String, KnownDrive> = known
-        .iter()
-        .map(|drive| (drive.id.to_string(), drive.clone()))
-        .collect();
+    let mut memory: BTreeMap<String, KnownDrive> =
+        known.iter().map(|drive| (drive.id.to_string(), drive.clone())).collect();
     let doubted: BTreeSet<u8> = resolved.iter().map(|answer| kind(&answer.verdict)).collect();
     for (answer, drive) in resolved.iter().zip(seen) {
         if let Verdict::Drive { id } = &answer.verdict {
@@ -277,7 +220,5 @@ fn what_was_learnt_changes_nothing(known: &[KnownDrive], seen: &[SeenDrive<'_>],
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut rng = Rng::new(3);
-    (0..40)
-        .map(|_| (0..160).map(|_| rng.number() as u8).collect())
-        .collect()
+    (0..40).map(|_| (0..160).map(|_| rng.number() as u8).collect()).collect()
 }

@@ -14,126 +14,24 @@ use crate::{
 };
 
 const WORDS: &[&str] = &[
-    "GET",
-    "POST",
-    "PUT",
-    "PATCH",
-    "DELETE",
-    "/status",
-    "/apis/storage.billyronks.io/v1/",
-    "/api/v1/",
-    "namespaces/default/",
-    "unifiedpools",
-    "unifiedstorageclaims",
-    "unifiedstorageclasses",
-    "storagenodes",
-    "poolmembers",
-    "unifiedvolumes",
-    "configmaps",
-    "secrets",
-    "events",
-    "dryRun=All",
-    "fieldValidation=Strict",
-    "fieldManager=x",
-    "resourceVersion",
-    "metadata",
-    "spec",
-    "status",
-    "name",
-    "namespace",
-    "labels",
-    "annotations",
-    "finalizers",
-    "generateName",
-    "ownerReferences",
-    "uid",
-    "generation",
-    "deletionTimestamp",
-    "creationTimestamp",
-    "managedFields",
-    "kind",
-    "apiVersion",
-    "application/json",
-    "application/yaml",
-    "application/merge-patch+json",
-    "application/json-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/vnd.kubernetes.protobuf",
-    "op",
-    "path",
-    "value",
-    "from",
-    "copy",
-    "move",
-    "replace",
-    "test",
-    "add",
-    "remove",
-    "/-",
-    "~1",
-    "~0",
-    "/metadata/labels",
-    "1Gi",
-    "1e20",
-    "-1",
-    "0",
-    "100Ei",
-    "capacity",
-    "storageType",
-    "file",
-    "poolType",
-    "driveSelector",
-    "backend",
-    "config",
-    "conditions",
-    "immutable",
-    "data",
-    "stringData",
-    "$patch",
-    "null",
-    "propagationPolicy",
-    "preconditions",
-    "gracePeriodSeconds",
+    "GET", "POST", "PUT", "PATCH", "DELETE", "/status", "/apis/storage.billyronks.io/v1/", "/api/v1/", "namespaces/default/",
+    "unifiedpools", "unifiedstorageclaims", "unifiedstorageclasses", "storagenodes", "poolmembers", "unifiedvolumes",
+    "configmaps", "secrets", "events", "dryRun=All", "fieldValidation=Strict", "fieldManager=x", "resourceVersion",
+    "metadata", "spec", "status", "name", "namespace", "labels", "annotations", "finalizers", "generateName",
+    "ownerReferences", "uid", "generation", "deletionTimestamp", "creationTimestamp", "managedFields", "kind", "apiVersion",
+    "application/json", "application/yaml", "application/merge-patch+json", "application/json-patch+json",
+    "application/strategic-merge-patch+json", "application/vnd.kubernetes.protobuf", "op", "path", "value", "from", "copy",
+    "move", "replace", "test", "add", "remove", "/-", "~1", "~0", "/metadata/labels", "1Gi", "1e20", "-1", "0", "100Ei",
+    "capacity", "storageType", "file", "poolType", "driveSelector", "backend", "config", "conditions", "immutable", "data",
+    "stringData", "$patch", "null", "propagationPolicy", "preconditions", "gracePeriodSeconds",
 ];
 
 const QUERY: &[&str] = &[
-    "labelSelector=",
-    "fieldSelector=",
-    "limit=",
-    "continue=",
-    "resourceVersion=",
-    "resourceVersionMatch=",
-    "Exact",
-    "NotOlderThan",
-    "watch=true",
-    "allowWatchBookmarks=true",
-    "sendInitialEvents=true",
-    "timeoutSeconds=",
-    "includeObject=",
-    "in (",
-    "notin (",
-    "!",
-    "==",
-    "!=",
-    ">",
-    "<",
-    "(",
-    ")",
-    ",",
-    "app",
-    "metadata.name=",
-    "spec.nodeName=",
-    "%2C",
-    "%28",
-    "%29",
-    "%20",
-    "%00",
-    "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIvIn0",
-    "18446744073709551615",
-    "9223372036854775807",
-    "&",
-    "accept: application/json;as=Table;v=v1;g=meta.k8s.io",
-    "accept: application/yaml",
+    "labelSelector=", "fieldSelector=", "limit=", "continue=", "resourceVersion=", "resourceVersionMatch=", "Exact",
+    "NotOlderThan", "watch=true", "allowWatchBookmarks=true", "sendInitialEvents=true", "timeoutSeconds=", "includeObject=",
+    "in (", "notin (", "!", "==", "!=", ">", "<", "(", ")", ",", "app", "metadata.name=", "spec.nodeName=", "%2C", "%28",
+    "%29", "%20", "%00", "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiIvIn0", "18446744073709551615",
+    "9223372036854775807", "&", "accept: application/json;as=Table;v=v1;g=meta.k8s.io", "accept: application/yaml",
 ];
 
 pub(super) const TARGETS: &[Target] = &[
@@ -203,21 +101,11 @@ fn one(bed: &Bed, request: Request<Body>) -> u64 {
     // As a real server: a revision that was not reached yet is no fault of the caller's.
     let future = answer.status == 504 && query.contains("resourceVersion=") && !query.contains("continue=");
     let shown = || String::from_utf8_lossy(&answer.body).into_owned();
-    assert!(
-        answer.status < 500 || future,
-        "{what} is answered {}: {}",
-        answer.status,
-        shown()
-    );
+    assert!(answer.status < 500 || future, "{what} is answered {}: {}", answer.status, shown());
     let refused = answer.status >= 400;
     let writes = matches!(method.as_str(), "POST" | "PUT" | "PATCH" | "DELETE");
     if refused || !writes || query.contains("dryRun=All") {
-        assert_eq!(
-            before,
-            bed.revision(),
-            "{what}, answered {}, changed something",
-            answer.status
-        );
+        assert_eq!(before, bed.revision(), "{what}, answered {}, changed something", answer.status);
     }
     let mut causes = Vec::new();
     if refused {
@@ -225,39 +113,17 @@ fn one(bed: &Bed, request: Request<Body>) -> u64 {
     } else if writes && method != "DELETE" {
         accepted(bed, &what, uri.path(), &answer);
     }
-    outcome((
-        answer.status,
-        method.as_str().len(),
-        uri.path().split('/').count(),
-        causes,
-    ))
+    outcome((answer.status, method.as_str().len(), uri.path().split('/').count(), causes))
 }
 
 fn refusal(what: &str, answer: &Answered) -> Vec<String> {
     let body = answer.json();
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
     assert_eq!(text("kind"), "Status", "{what}: {body}");
-    assert_eq!(
-        body.get("code").and_then(Value::as_u64),
-        Some(u64::from(answer.status)),
-        "{what}: {body}"
-    );
-    assert!(
-        !text("message").is_empty() && !text("reason").is_empty(),
-        "{what}: {body}"
-    );
-    let causes = body
-        .pointer("/details/causes")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let field = |cause: &Value| {
-        cause
-            .get("field")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    assert_eq!(body.get("code").and_then(Value::as_u64), Some(u64::from(answer.status)), "{what}: {body}");
+    assert!(!text("message").is_empty() && !text("reason").is_empty(), "{what}: {body}");
+    let causes = body.pointer("/details/causes").and_then(Value::as_array).cloned().unwrap_or_default();
+    let field = |cause: &Value| cause.get("field").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut fields: Vec<String> = causes.iter().map(field).collect();
     fields.truncate(3);
     fields
@@ -266,37 +132,20 @@ fn refusal(what: &str, answer: &Answered) -> Vec<String> {
 /// What is stored now would be accepted if it were made now.
 fn accepted(bed: &Bed, what: &str, path: &str, answer: &Answered) {
     let object = answer.json();
-    let text = |pointer: &str| {
-        object
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     if !text("/apiVersion").starts_with("storage.billyronks.io/") || text("/kind").ends_with("List") {
         return;
     }
     if text("/kind") == "UnifiedStorageClaim" {
         let capacity = parse_quantity(text("/spec/capacity"));
-        assert!(
-            capacity.is_ok_and(|bytes| bytes > 0),
-            "{what}: a capacity that nobody can place: {object}"
-        );
+        assert!(capacity.is_ok_and(|bytes| bytes > 0), "{what}: a capacity that nobody can place: {object}");
     }
     let mut again = Map::new();
     for name in ["apiVersion", "kind", "spec"] {
         again.insert(name.to_owned(), object.get(name).cloned().unwrap_or(Value::Null));
     }
-    let mut metadata = object
-        .get("metadata")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
-    metadata.retain(|name, _| {
-        matches!(
-            name.as_str(),
-            "name" | "namespace" | "labels" | "annotations" | "finalizers" | "ownerReferences"
-        )
-    });
+    let mut metadata = object.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    metadata.retain(|name, _| matches!(name.as_str(), "name" | "namespace" | "labels" | "annotations" | "finalizers" | "ownerReferences"));
     again.insert("metadata".to_owned(), Value::Object(metadata));
     // Where the request named the object, the collection lies above it.
     let name = format!("/{}", text("/metadata/name"));
@@ -314,9 +163,5 @@ fn accepted(bed: &Bed, what: &str, path: &str, answer: &Answered) {
         String::from_utf8_lossy(&answer.body)
     );
     let read = bed.get(&format!("{collection}{name}"));
-    assert!(
-        matches!(read.status, 200 | 404),
-        "{what}: what was stored is answered {}",
-        read.status
-    );
+    assert!(matches!(read.status, 200 | 404), "{what}: what was stored is answered {}", read.status);
 }

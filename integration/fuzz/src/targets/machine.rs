@@ -9,33 +9,10 @@ use super::{none, text};
 use crate::{Format, Target, outcome};
 
 const HEALTH_WORDS: &[&str] = &[
-    "critical_warning",
-    "temperature",
-    "avail_spare",
-    "spare_thresh",
-    "percent_used",
-    "power_on_hours",
-    "media_errors",
-    "value",
-    "smart_status",
-    "passed",
-    "ata_smart_attributes",
-    "table",
-    "id",
-    "raw",
-    "scsi_grown_defect_list",
-    "scsi_error_counter_log",
-    "total_uncorrected_errors",
-    "nvme_smart_health_information_log",
-    "power_on_time",
-    "hours",
-    "smartctl",
-    "messages",
-    "string",
-    "Device is in STANDBY mode",
-    "smart_support",
-    "available",
-    "endurance_used",
+    "critical_warning", "temperature", "avail_spare", "spare_thresh", "percent_used", "power_on_hours", "media_errors",
+    "value", "smart_status", "passed", "ata_smart_attributes", "table", "id", "raw", "scsi_grown_defect_list",
+    "scsi_error_counter_log", "total_uncorrected_errors", "nvme_smart_health_information_log", "power_on_time", "hours",
+    "smartctl", "messages", "string", "Device is in STANDBY mode", "smart_support", "available", "endurance_used",
 ];
 
 pub(super) const TARGETS: &[Target] = &[
@@ -45,35 +22,9 @@ pub(super) const TARGETS: &[Target] = &[
         run: sysfs,
         seeds: none,
         words: &[
-            "nguid",
-            "eui",
-            "uuid",
-            "wwid",
-            "serial",
-            "device/serial",
-            "device/wwid",
-            "device/vpd_pg80",
-            "device/vpd_pgb1",
-            "size",
-            "dev",
-            "diskseq",
-            "queue/zoned",
-            "queue/rotational",
-            "hidden",
-            "ro",
-            "stat",
-            "partition",
-            "\n",
-            "=",
-            "0000000000000000",
-            "unknown",
-            "naa.",
-            "eui.",
-            "t10.",
-            "\u{0}",
-            "18446744073709551615",
-            "259:0",
-            "host-managed",
+            "nguid", "eui", "uuid", "wwid", "serial", "device/serial", "device/wwid", "device/vpd_pg80", "device/vpd_pgb1",
+            "size", "dev", "diskseq", "queue/zoned", "queue/rotational", "hidden", "ro", "stat", "partition", "\n", "=",
+            "0000000000000000", "unknown", "naa.", "eui.", "t10.", "\u{0}", "18446744073709551615", "259:0", "host-managed",
         ],
         short: 250,
     },
@@ -98,9 +49,7 @@ pub(super) const TARGETS: &[Target] = &[
         format: Format::Text,
         run: mountinfo,
         seeds: none,
-        words: &[
-            " - ", "\\040", "\\", "\\777", ":", "/dev/", "master:1", "btrfs", "0:0", "\n", "\u{fffd}",
-        ],
+        words: &[" - ", "\\040", "\\", "\\777", ":", "/dev/", "master:1", "btrfs", "0:0", "\n", "\u{fffd}"],
         short: 5000,
     },
     Target {
@@ -149,20 +98,8 @@ pub(super) const TARGETS: &[Target] = &[
         run: simulation,
         seeds: none,
         words: &[
-            "devices",
-            "node_faults",
-            "name",
-            "size_bytes",
-            "kind",
-            "transport",
-            "evidence",
-            "usage",
-            "blank",
-            "holders",
-            "faults",
-            "probe",
-            "nvme-cli",
-            "health",
+            "devices", "node_faults", "name", "size_bytes", "kind", "transport", "evidence", "usage", "blank", "holders",
+            "faults", "probe", "nvme-cli", "health",
         ],
         short: 1200,
     },
@@ -204,15 +141,12 @@ fn sysfs(data: &[u8]) -> u64 {
             let at = line.iter().position(|byte| *byte == b'=')?;
             Some((line.get(..at)?, line.get(at + 1..)?))
         }) {
-            let Ok(attr) = std::str::from_utf8(attr) else {
-                continue;
-            };
+            let Ok(attr) = std::str::from_utf8(attr) else { continue };
             // Only what the kernel has there: no path that leads elsewhere.
             let known = attr
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'/'));
-            if known && !attr.starts_with('/') && !attr.is_empty() && fs::write(own.join(attr), value).is_ok()
-            {
+            if known && !attr.starts_with('/') && !attr.is_empty() && fs::write(own.join(attr), value).is_ok() {
                 written.push(own.join(attr));
             }
         }
@@ -221,20 +155,13 @@ fn sysfs(data: &[u8]) -> u64 {
             let evidence = &device.evidence;
             for id in [&evidence.nguid, &evidence.eui64].into_iter().flatten() {
                 assert!(
-                    id.bytes()
-                        .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()),
+                    id.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()),
                     "{id:?} is no lower-case hex"
                 );
                 assert!(id.bytes().any(|b| b != b'0'), "an all-zero id is evidence");
             }
-            for told in [&evidence.serial, &evidence.wwn, &evidence.nvme_uuid]
-                .into_iter()
-                .flatten()
-            {
-                assert!(
-                    doors::meaningful(told).is_some(),
-                    "{told:?} says nothing, and is evidence"
-                );
+            for told in [&evidence.serial, &evidence.wwn, &evidence.nvme_uuid].into_iter().flatten() {
+                assert!(doors::meaningful(told).is_some(), "{told:?} says nothing, and is evidence");
             }
             assert_eq!(device.usage.blank, None, "/sys never says that a drive is blank");
             answers.push(outcome((
@@ -264,12 +191,7 @@ fn uevent(data: &[u8]) -> u64 {
     let event = doors::announcement(name, path, (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4));
     assert!(!event.name.contains('/') || event.name == name, "{event:?}");
     assert!(!event.disk.contains('/') || event.disk == name, "{event:?}");
-    outcome((
-        event.name == event.disk,
-        event.controller,
-        event.name.is_empty(),
-        event.disk.is_empty(),
-    ))
+    outcome((event.name == event.disk, event.controller, event.name.is_empty(), event.disk.is_empty()))
 }
 
 fn udev(data: &[u8]) -> u64 {
@@ -286,15 +208,9 @@ fn mountinfo(data: &[u8]) -> u64 {
     assert!(mounts.len() <= text.lines().count(), "more mounts than lines");
     for mount in &mounts {
         assert!(mount.major != 0 || mount.source.starts_with("/dev/"), "{mount:?}");
-        assert!(
-            !mount.mount_point.contains(' ') || text.contains("\\040"),
-            "a blank out of nothing: {mount:?}"
-        );
+        assert!(!mount.mount_point.contains(' ') || text.contains("\\040"), "a blank out of nothing: {mount:?}");
     }
-    outcome((
-        mounts.len(),
-        mounts.first().map(|m| (m.major == 0, m.root.len() > 1)),
-    ))
+    outcome((mounts.len(), mounts.first().map(|m| (m.major == 0, m.root.len() > 1))))
 }
 
 fn swaps(data: &[u8]) -> u64 {
@@ -310,13 +226,7 @@ fn nvme_identify(data: &[u8]) -> u64 {
         assert!(doors::meaningful(told).is_some(), "{told:?} says nothing");
     }
     assert_ne!(total, Some(0), "a capacity that is not told is not zero");
-    outcome((
-        serial.is_some(),
-        model.is_some(),
-        firmware.is_some(),
-        namespaces.is_some(),
-        total.is_some(),
-    ))
+    outcome((serial.is_some(), model.is_some(), firmware.is_some(), namespaces.is_some(), total.is_some()))
 }
 
 fn nvme_smart(data: &[u8]) -> u64 {
@@ -325,13 +235,7 @@ fn nvme_smart(data: &[u8]) -> u64 {
         let errors = health.as_ref().and_then(|health| health.media_errors);
         assert_eq!(errors, None, "a counter out of a log that is cut off");
     }
-    outcome(health.map(|h| {
-        (
-            h.critical_warning,
-            h.temperature_celsius.is_some(),
-            h.media_errors.is_some(),
-        )
-    }))
+    outcome(health.map(|h| (h.critical_warning, h.temperature_celsius.is_some(), h.media_errors.is_some())))
 }
 
 fn nvme_cli(data: &[u8]) -> u64 {
@@ -368,17 +272,7 @@ fn smartctl(data: &[u8]) -> u64 {
             "the drive says that it fails, and passed"
         );
     }
-    outcome(
-        found
-            .map(|h| {
-                (
-                    h.self_assessment_passed,
-                    h.reallocated_sectors.is_some(),
-                    h.uncorrectable_errors.is_some(),
-                )
-            })
-            .map_err(|e| e.len().min(64)),
-    )
+    outcome(found.map(|h| (h.self_assessment_passed, h.reallocated_sectors.is_some(), h.uncorrectable_errors.is_some())).map_err(|e| e.len().min(64)))
 }
 
 fn simulation(data: &[u8]) -> u64 {

@@ -21,10 +21,7 @@ pub(super) const TARGETS: &[Target] = &[
         format: Format::Frames,
         run,
         seeds,
-        words: &[
-            "0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a11",
-            "00000000-0000-0000-0000-000000000000",
-        ],
+        words: &["0190d5c4-7c3e-7a50-8a51-6c2f1f1d0a11", "00000000-0000-0000-0000-000000000000"],
         short: 2500,
     },
     Target {
@@ -33,25 +30,8 @@ pub(super) const TARGETS: &[Target] = &[
         run: spec,
         seeds: none,
         words: &[
-            "order",
-            "journal",
-            "member_id",
-            "pool",
-            "drive",
-            "evidence",
-            "phase",
-            "marking",
-            "formatting",
-            "finished",
-            "releasing",
-            "ports",
-            "file_system",
-            "xfs",
-            "ext4",
-            "weed",
-            "masters",
-            "disk_guid",
-            "filesystem_uuid",
+            "order", "journal", "member_id", "pool", "drive", "evidence", "phase", "marking", "formatting", "finished",
+            "releasing", "ports", "file_system", "xfs", "ext4", "weed", "masters", "disk_guid", "filesystem_uuid",
         ],
         short: 1500,
     },
@@ -72,20 +52,14 @@ fn run(data: &[u8]) -> u64 {
             Some(Command::EnsureMember(order)) => match wire::order(order) {
                 Ok(order) => {
                     let drive = &order.drive;
-                    assert!(
-                        drive.size_bytes > 0 && !order.weed.masters.is_empty(),
-                        "{order:?}"
-                    );
+                    assert!(drive.size_bytes > 0 && !order.weed.masters.is_empty(), "{order:?}");
                     assert!(!order.member_id.uuid().is_nil(), "{order:?}");
                     let stranger = Device {
                         size_bytes: Some(drive.size_bytes),
                         disk_sequence: drive.disk_sequence,
                         ..Device::default()
                     };
-                    assert!(
-                        doors::disagreement(&stranger, drive).is_some(),
-                        "a drive that says nothing is agreed to: {drive:?}"
-                    );
+                    assert!(doors::disagreement(&stranger, drive).is_some(), "a drive that says nothing is agreed to: {drive:?}");
                     let other = Device {
                         evidence: Evidence {
                             serial: Some("another".to_owned()),
@@ -95,9 +69,7 @@ fn run(data: &[u8]) -> u64 {
                     };
                     let same = drive.evidence.serial.as_deref() == Some("another");
                     assert!(
-                        drive.evidence.serial.is_none()
-                            || same
-                            || doors::disagreement(&other, drive).is_some(),
+                        drive.evidence.serial.is_none() || same || doors::disagreement(&other, drive).is_some(),
                         "another serial is agreed to"
                     );
                     let itself = Device {

@@ -37,16 +37,7 @@ pub(super) const TARGETS: &[Target] = &[
         format: Format::Frames,
         run,
         seeds,
-        words: &[
-            "node-1",
-            "node-2",
-            "naa.5000c500a1b2c3d4",
-            "0025385c21501234",
-            "\u{0}",
-            "sda",
-            "../x",
-            "unknown",
-        ],
+        words: &["node-1", "node-2", "naa.5000c500a1b2c3d4", "0025385c21501234", "\u{0}", "sda", "../x", "unknown"],
         short: 500,
     },
     Target {
@@ -130,10 +121,7 @@ fn run(data: &[u8]) -> u64 {
         let after = registry.get(OTHER).expect("the other node");
         untouched(&before, &after);
     }
-    let judged = registry
-        .get(NODE)
-        .map(|record| of_the_node(&record))
-        .unwrap_or_default();
+    let judged = registry.get(NODE).map(|record| of_the_node(&record)).unwrap_or_default();
     // The garbage goes: the other node's drives are what they were.
     let empty = Step::Snapshot(wire::Snapshot {
         epoch: u64::MAX,
@@ -142,34 +130,19 @@ fn run(data: &[u8]) -> u64 {
     doors::apply(&roster, &registry, &node, empty);
     let after = registry.get(OTHER).expect("the other node");
     for (was, is) in before.drives.iter().zip(&after.drives) {
-        assert_eq!(
-            was.identity, is.identity,
-            "the other node's drive is another since the garbage came and went"
-        );
+        assert_eq!(was.identity, is.identity, "the other node's drive is another since the garbage came and went");
     }
     outcome((steps, ended, judged))
 }
 
 /// What another node told stays; its drives may be doubted, never be called others.
 fn untouched(before: &NodeRecord, after: &NodeRecord) {
-    assert_eq!(
-        before.drives.len(),
-        after.drives.len(),
-        "drives of the other node"
-    );
-    assert!(
-        before.members == after.members && before.faults == after.faults,
-        "what the other node told"
-    );
+    assert_eq!(before.drives.len(), after.drives.len(), "drives of the other node");
+    assert!(before.members == after.members && before.faults == after.faults, "what the other node told");
     for (was, is) in before.drives.iter().zip(&after.drives) {
         assert_eq!(was.facts, is.facts, "facts of the other node");
         let doubted = matches!(is.identity, Verdict::Conflict { .. });
-        assert!(
-            was.identity == is.identity || doubted,
-            "{:?} became {:?}",
-            was.identity,
-            is.identity
-        );
+        assert!(was.identity == is.identity || doubted, "{:?} became {:?}", was.identity, is.identity);
     }
 }
 
@@ -189,26 +162,12 @@ fn of_the_node(record: &NodeRecord) -> (usize, Vec<(bool, u8)>) {
             node_labels: None,
         });
         if judgement.claimable {
-            assert_eq!(
-                facts.usage.blank,
-                Observed::Known(true),
-                "claimable, and not known to be blank"
-            );
-            assert_eq!(
-                facts.usage.exclusive_open_ok,
-                Observed::Known(true),
-                "claimable, and perhaps held"
-            );
+            assert_eq!(facts.usage.blank, Observed::Known(true), "claimable, and not known to be blank");
+            assert_eq!(facts.usage.exclusive_open_ok, Observed::Known(true), "claimable, and perhaps held");
             assert!(facts.usage.holders.is_empty(), "claimable, and held");
             assert!(facts.evidence.mark.is_none(), "claimable, and marked");
-            assert!(
-                matches!(drive.identity, Verdict::Drive { .. }),
-                "claimable, and nobody knows who it is"
-            );
-            assert!(
-                facts.size_bytes.known().is_some_and(|size| *size > 0),
-                "claimable, and of no size"
-            );
+            assert!(matches!(drive.identity, Verdict::Drive { .. }), "claimable, and nobody knows who it is");
+            assert!(facts.size_bytes.known().is_some_and(|size| *size > 0), "claimable, and of no size");
         } else {
             assert!(!judgement.refusals.is_empty(), "not claimable without a reason");
         }
@@ -216,9 +175,7 @@ fn of_the_node(record: &NodeRecord) -> (usize, Vec<(bool, u8)>) {
         assert!(judgement.classification.score <= 100);
         for (key, value) in &judgement.labels {
             let legal = value.len() <= 63
-                && value
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+                && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
                 && value.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && value.ends_with(|c: char| c.is_ascii_alphanumeric());
             assert!(legal, "label {key}={value:?}");
@@ -245,9 +202,7 @@ pub(super) fn legal_id(id: &str) {
     let legal = (1..=63).contains(&id.len())
         && id.split('.').all(|part| {
             !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                 && !part.starts_with('-')
                 && !part.ends_with('-')
         });
@@ -322,24 +277,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let beat = message(Message::Heartbeat(pb::Heartbeat { epoch: 1, seq: 1 }));
     let result = message(Message::CommandResult(pb::CommandResult::default()));
     let streams = [
-        vec![
-            hello(NODE),
-            snapshot(1, &[&one, &two, &nvme]),
-            delta(1, 1, &[&marked], &["sda"]),
-            beat,
-        ],
-        vec![
-            hello(NODE),
-            snapshot(1, &[&one, &twin]),
-            delta(1, 1, &[&faulty], &["sdx"]),
-            result,
-        ],
-        vec![
-            hello(NODE),
-            snapshot(1, &[&marked, &faulty]),
-            snapshot(2, &[&one]),
-            delta(2, 2, &[&two], &[]),
-        ],
+        vec![hello(NODE), snapshot(1, &[&one, &two, &nvme]), delta(1, 1, &[&marked], &["sda"]), beat],
+        vec![hello(NODE), snapshot(1, &[&one, &twin]), delta(1, 1, &[&faulty], &["sdx"]), result],
+        vec![hello(NODE), snapshot(1, &[&marked, &faulty]), snapshot(2, &[&one]), delta(2, 2, &[&two], &[])],
         vec![hello(OTHER), snapshot(1, &[&one])],
         vec![snapshot(1, &[&one])],
     ];
@@ -368,11 +308,7 @@ fn csr(data: &[u8]) -> u64 {
             1
         }
         Err(status) => {
-            assert_eq!(
-                status.code() as i32,
-                3,
-                "a broken request is the caller's fault: {status:?}"
-            );
+            assert_eq!(status.code() as i32, 3, "a broken request is the caller's fault: {status:?}");
             outcome(status.message().split(' ').take(6).collect::<Vec<_>>())
         }
     }

@@ -6,10 +6,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn short(name: &str) {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let target = super::all()
-        .into_iter()
-        .find(|target| target.name == name)
-        .unwrap();
+    let target = super::all().into_iter().find(|target| target.name == name).unwrap();
     crate::run::short(&target);
 }
 

@@ -14,9 +14,7 @@ use smart_storage_controller::{
     config as controller,
     service::request::{StorageFilter, parse_wait},
 };
-use smart_storage_core::bytes::{
-    QuantityError, format_bytes, format_quantity, parse_quantity, percent, quantise_percent,
-};
+use smart_storage_core::bytes::{QuantityError, format_bytes, format_quantity, parse_quantity, percent, quantise_percent};
 
 use super::{none, text};
 use crate::{Format, Target, outcome};
@@ -27,23 +25,7 @@ pub(super) const TARGETS: &[Target] = &[
         format: Format::Text,
         run: quantity,
         seeds: none,
-        words: &[
-            "Ki",
-            "Gi",
-            "Ei",
-            "E",
-            "e",
-            "m",
-            "n",
-            "u",
-            ".",
-            "-",
-            "+",
-            "e30",
-            "e-9",
-            "18446744073709551615",
-            "0",
-        ],
+        words: &["Ki", "Gi", "Ei", "E", "e", "m", "n", "u", ".", "-", "+", "e30", "e-9", "18446744073709551615", "0"],
         short: 8000,
     },
     Target {
@@ -51,20 +33,7 @@ pub(super) const TARGETS: &[Target] = &[
         format: Format::Text,
         run: words,
         seeds: none,
-        words: &[
-            "=",
-            "/",
-            "storage.billyronks.io/",
-            "ms",
-            "s",
-            "m",
-            ":",
-            ".",
-            "[::1]",
-            "65535",
-            "\n",
-            "999999",
-        ],
+        words: &["=", "/", "storage.billyronks.io/", "ms", "s", "m", ":", ".", "[::1]", "65535", "\n", "999999"],
         short: 5000,
     },
     Target {
@@ -81,18 +50,7 @@ pub(super) const TARGETS: &[Target] = &[
         run: flags,
         seeds: none,
         words: &[
-            ":",
-            ",",
-            "\n",
-            "127.0.0.1:8092",
-            "[::]:1",
-            "localhost:",
-            "http://",
-            "99999",
-            "-1",
-            "info",
-            "a=debug",
-            "true",
+            ":", ",", "\n", "127.0.0.1:8092", "[::]:1", "localhost:", "http://", "99999", "-1", "info", "a=debug", "true",
         ],
         short: 300,
     },
@@ -142,24 +100,14 @@ fn words(data: &[u8]) -> u64 {
     if let Ok(filter) = &by_label {
         let selector = filter.selector();
         assert!(
-            selector
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_./=,".contains(&b)),
+            selector.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./=,".contains(&b)),
             "{selector:?} goes into a query"
         );
     }
     if let Err(error) = &filter {
-        assert!(
-            error.errors.iter().all(|wrong| !wrong.field.is_empty()),
-            "an error without its field"
-        );
+        assert!(error.errors.iter().all(|wrong| !wrong.field.is_empty()), "an error without its field");
     }
-    outcome((
-        address.is_ok(),
-        wait.is_ok(),
-        by_label.is_ok(),
-        filter.err().map(|e| e.errors.len().min(4)),
-    ))
+    outcome((address.is_ok(), wait.is_ok(), by_label.is_ok(), filter.err().map(|e| e.errors.len().min(4))))
 }
 
 fn token_folder() -> &'static (tempfile::TempDir, String) {
@@ -173,10 +121,7 @@ fn token_folder() -> &'static (tempfile::TempDir, String) {
 
 fn token_seeds() -> Vec<Vec<u8>> {
     let token = &token_folder().1;
-    vec![
-        token.clone().into_bytes(),
-        token.replace("node-1", "node-2").into_bytes(),
-    ]
+    vec![token.clone().into_bytes(), token.replace("node-1", "node-2").into_bytes()]
 }
 
 fn join_token(data: &[u8]) -> u64 {
@@ -216,44 +161,23 @@ fn flags(data: &[u8]) -> u64 {
             .collect()
     };
     let names = [
-        "controller-addr",
-        "enrol-addr",
-        "node-name",
-        "discover-interval",
-        "health-addr",
-        "metrics-addr",
-        "log-level",
+        "controller-addr", "enrol-addr", "node-name", "discover-interval", "health-addr", "metrics-addr", "log-level",
     ];
     let agent = agent::Args::try_parse_from(command("agent", &names)).map(|args| {
         let wrong = agent::Config::from_args(args).err().unwrap_or_default();
-        assert!(
-            wrong.iter().all(|error| error.flag.starts_with("--")),
-            "{wrong:?}"
-        );
+        assert!(wrong.iter().all(|error| error.flag.starts_with("--")), "{wrong:?}");
         wrong.len()
     });
     let names = [
-        "api-addr",
-        "grpc-addr",
-        "agent-addr",
-        "discover-interval",
-        "seaweedfs-master",
-        "seaweedfs-filer",
-        "seaweedfs-s3",
-        "log-level",
-        "standalone",
+        "api-addr", "grpc-addr", "agent-addr", "discover-interval", "seaweedfs-master", "seaweedfs-filer", "seaweedfs-s3",
+        "log-level", "standalone",
     ];
     let controller = controller::CommandLine::try_parse_from(command("controller", &names)).map(|line| {
         let config = controller::Config::try_from(line.flags);
         if let Ok(config) = &config {
-            assert!(
-                config.discover_interval > Duration::ZERO,
-                "a rescan without a pause"
-            );
+            assert!(config.discover_interval > Duration::ZERO, "a rescan without a pause");
         }
-        config
-            .map(drop)
-            .map_err(|error| error.to_string().split(':').next().map(str::to_owned))
+        config.map(drop).map_err(|error| error.to_string().split(':').next().map(str::to_owned))
     });
     outcome((agent.ok(), controller.ok()))
 }
