@@ -103,7 +103,6 @@ async fn forget(volume: &UnifiedVolume, context: &Context) -> Result<Option<Back
     let retained = backends::backend(adapter)
         .retain_volume(&volume.name_any(), &context.cluster_id)
         .await;
-    crate::fault::point("volume-retained");
     Ok(retained.err().map(|error| backends::trouble(&error)))
 }
 
