@@ -25,13 +25,8 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
-fn date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "format": "date-time"})
-}
-
-/// The schema of a time that may be left out.
-pub(super) fn optional_date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "string", "format": "date-time", "nullable": true})
 }
 
 /// Whole seconds, as Kubernetes writes times.

@@ -111,7 +111,7 @@ pub struct PoolMemberStatus {
     pub used_bytes: u64,
     /// Since when its drive has been away without a break, as its agent says; what was stored later is not on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "super::condition::optional_date_time")]
+    #[schemars(schema_with = "super::condition::date_time")]
     pub missing_since: Option<Timestamp>,
     /// Standard conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
