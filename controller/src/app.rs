@@ -375,7 +375,7 @@ fn remembered(stores: &Stores) -> Vec<KnownDrive> {
             let id = DriveId::from(drive.id.as_str());
             known.insert(
                 id.clone(),
-                KnownDrive::from_map(id, name.clone(), &drive.evidence),
+                KnownDrive::from_map(id, name.clone(), &drive.remembered()),
             );
         }
     }

@@ -209,6 +209,20 @@ impl Backend {
         }
     }
 
+    /// Whether what is there under the volume's name may be this claim's: data that was kept for another claim is
+    /// neither given to it nor deleted with it.
+    ///
+    /// # Errors
+    /// With [`Severity`].
+    pub async fn may_belong_to(&self, volume: &str, claim_uid: &str) -> Result<bool, BackendError> {
+        match self {
+            Self::SeaweedFs(weed) => weed
+                .may_belong_to(volume, claim_uid)
+                .await
+                .map_err(|error| seaweedfs::DeleteVolumeError::from(error).into()),
+        }
+    }
+
     /// Takes the volume's keys away and marks its data as kept on purpose.
     ///
     /// # Errors

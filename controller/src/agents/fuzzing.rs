@@ -27,7 +27,12 @@ pub fn apply(roster: &Roster, registry: &Registry, node: &NodeName, step: Step) 
 ///
 /// # Errors
 /// As the agent is told.
-pub fn certificate(authority: &Authority, node: &str, csr: &[u8], now: SystemTime) -> Result<Vec<u8>, Status> {
+pub fn certificate(
+    authority: &Authority,
+    node: &str,
+    csr: &[u8],
+    now: SystemTime,
+) -> Result<Vec<u8>, Status> {
     let answer = enrol::certificate(authority, node, csr, now)?;
     Ok(answer.certificate_chain.into_iter().next().unwrap_or_default())
 }

@@ -389,3 +389,6 @@ fn status(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -358,6 +358,16 @@ impl SeaweedFs {
         }
     }
 
+    /// Whether what is there under the volume's name may be this claim's; nothing is anybody's.
+    ///
+    /// # Errors
+    /// When the filer cannot be asked.
+    pub async fn may_belong_to(&self, volume: &str, claim_uid: &str) -> Result<bool, CallError> {
+        let entry = self.look_up(BUCKETS, volume).await?;
+        let whose = entry.as_ref().and_then(|entry| mark(entry, MARK_CLAIM_UID));
+        Ok(whose.is_none_or(|uid| uid == claim_uid))
+    }
+
     /// Marks a volume's directory as one that is kept on purpose after its volume was forgotten; one that is gone
     /// needs no mark.
     pub(super) async fn mark_retained(&self, volume: &str, cluster_id: &str) -> Result<(), CallError> {

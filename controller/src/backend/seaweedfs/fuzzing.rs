@@ -24,12 +24,22 @@ pub fn filer_conf(bytes: &[u8], prefix: &str) -> Result<(Vec<u8>, Vec<u8>), Stri
         growth_count: 1,
     });
     let mut steps = Vec::new();
-    for change in [put, Change::Unlock(prefix.to_owned()), Change::Remove(prefix.to_owned())] {
+    for change in [
+        put,
+        Change::Unlock(prefix.to_owned()),
+        Change::Remove(prefix.to_owned()),
+    ] {
         conf.apply(&change);
-        assert!(conf.holds(&change), "a change that was applied is not in force: {change:?}");
+        assert!(
+            conf.holds(&change),
+            "a change that was applied is not in force: {change:?}"
+        );
         steps.push(conf.to_bytes());
     }
-    Ok((steps.first().cloned().unwrap_or_default(), steps.last().cloned().unwrap_or_default()))
+    Ok((
+        steps.first().cloned().unwrap_or_default(),
+        steps.last().cloned().unwrap_or_default(),
+    ))
 }
 
 /// Reads the master's list of volumes; answers drives, and the live bytes of a collection.
@@ -51,11 +61,17 @@ pub fn owned(bytes: &[u8], volume: &str, cluster: &str) -> Option<Result<(), Str
 #[must_use]
 pub fn identity(bytes: &[u8]) -> Option<bool> {
     let answer = iam::GetUserResponse::decode(bytes).ok()?;
-    Some(answer.identity.is_some_and(|identity| identity.actions.is_empty()))
+    Some(
+        answer
+            .identity
+            .is_some_and(|identity| identity.actions.is_empty()),
+    )
 }
 
 /// What a refusal of the filer in words is taken for, and what of it is told.
 #[must_use]
 pub fn words(text: &str, secret: &str) -> String {
-    CallError::from_words(Part::Filer, "answer", text).without(secret).words
+    CallError::from_words(Part::Filer, "answer", text)
+        .without(secret)
+        .words
 }

@@ -77,10 +77,14 @@ async fn delete(volume: &UnifiedVolume, context: &Context) -> Result<Option<Back
         Ok(adapter) => adapter,
         Err(trouble) => return Ok(Some(trouble)),
     };
-    let name = volume.name_any();
-    let deleted = backends::backend(adapter.clone())
-        .delete_volume(&name, &context.cluster_id)
-        .await;
+    let (name, backend) = (volume.name_any(), backends::backend(adapter.clone()));
+    match backend.may_belong_to(&name, &volume.spec.claim_ref.uid).await {
+        Ok(true) => {}
+        // It was never made: what is there under its name is kept for somebody else.
+        Ok(false) => return Ok(None),
+        Err(error) => return Ok(Some(backends::trouble(&error))),
+    }
+    let deleted = backend.delete_volume(&name, &context.cluster_id).await;
     let trouble = match deleted {
         Ok(()) => is_still_held(&adapter, volume, context).await?,
         Err(error) => Some(backends::trouble(&error)),
