@@ -380,7 +380,7 @@ impl House {
             .take();
         let (metrics, context) = (self.metrics.clone(), Arc::clone(&self.context));
         metrics_router(scraped.unwrap_or_else(telemetry::registry), move || {
-            metrics.count(&context.registry, &context.stores);
+            metrics.count(&context.stores);
             metrics.store(embedded.is_writable());
         })
     }
@@ -428,7 +428,7 @@ fn remembered(stores: &Stores) -> Vec<KnownDrive> {
             let id = DriveId::from(drive.id.as_str());
             known.insert(
                 id.clone(),
-                KnownDrive::from_map(id, name.clone(), &drive.evidence),
+                KnownDrive::from_map(id, name.clone(), &drive.remembered()),
             );
         }
     }

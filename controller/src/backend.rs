@@ -209,6 +209,30 @@ impl Backend {
         }
     }
 
+    /// Whether what is there under the volume's name may be this claim's: data that was kept for another claim is
+    /// neither given to it nor deleted with it.
+    ///
+    /// # Errors
+    /// With [`Severity`].
+    pub async fn may_belong_to(&self, volume: &str, claim_uid: &str) -> Result<bool, BackendError> {
+        match self {
+            Self::SeaweedFs(weed) => weed
+                .may_belong_to(volume, claim_uid)
+                .await
+                .map_err(|error| seaweedfs::DeleteVolumeError::from(error).into()),
+        }
+    }
+
+    /// Takes the volume's keys away and marks its data as kept on purpose.
+    ///
+    /// # Errors
+    /// With [`Severity`].
+    pub async fn retain_volume(&self, volume: &str, cluster_id: &str) -> Result<(), BackendError> {
+        match self {
+            Self::SeaweedFs(weed) => Ok(weed.retain_volume(volume, cluster_id).await?),
+        }
+    }
+
     /// Makes `credentials` the only keys that are good for the volume, and good for nothing else. With other
     /// keys than before this is a rotation: the old ones stop working.
     ///

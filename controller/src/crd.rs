@@ -51,6 +51,22 @@ pub const ANNOTATION_FENCE: &str = "storage.billyronks.io/fence";
 /// Annotation on a claim made through REST or gRPC: a digest of the request, to tell a repeat from a conflict.
 pub const ANNOTATION_REQUEST: &str = "storage.billyronks.io/request-digest";
 
+/// A name as the value of a label: labels take 63 characters, names of nodes and pools 253. A longer one is its begin
+/// and a digest of the whole.
+#[must_use]
+pub fn label_value(name: &str) -> String {
+    const LONGEST: usize = 63;
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    // FNV-1a: the same in every version.
+    let digest = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let begin: String = name.chars().take(LONGEST - 17).collect();
+    format!("{begin}-{digest:016x}")
+}
+
 /// Every CRD, in the order in which they are applied.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
@@ -128,6 +144,15 @@ mod tests {
             }
             descriptions_missing(&path, property, missing);
         }
+    }
+
+    #[test]
+    fn a_long_name_is_a_label_of_its_own() {
+        assert_eq!(label_value("demo"), "demo");
+        let (one, other) = ("a".repeat(200) + "1", "a".repeat(200) + "2");
+        assert_eq!(label_value(&one).len(), 63);
+        assert_ne!(label_value(&one), label_value(&other));
+        assert_eq!(label_value(&"b".repeat(63)), "b".repeat(63));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use smart_storage_core::{node::NodePhase, registry::Registry as Nodes};
+use smart_storage_core::node::NodePhase;
 
 use crate::{api::observe::RequestDone, reconcile::Stores};
 
@@ -32,6 +32,8 @@ pub struct Metrics {
     placements: Family<Labels<1>, Counter>,
     pool_promised: Family<Labels<1>, Gauge>,
     pool_free: Family<Labels<1>, Gauge>,
+    pool_retained: Family<Labels<1>, Gauge>,
+    pool_orphans: Family<Labels<1>, Gauge>,
     reconciles: Family<Labels<2>, Counter>,
     reconcile_seconds: Family<Labels<1>, Histogram>,
     backend: Family<Labels<3>, Counter>,
@@ -57,6 +59,8 @@ impl Metrics {
             placements: Family::default(),
             pool_promised: Family::default(),
             pool_free: Family::default(),
+            pool_retained: Family::default(),
+            pool_orphans: Family::default(),
             reconciles: Family::default(),
             reconcile_seconds: Family::new_with_constructor(seconds),
             backend: Family::default(),
@@ -86,6 +90,17 @@ impl Metrics {
             "Bytes that can be promised by pool",
             Unit::Bytes,
             m.pool_free.clone(),
+        );
+        registry.register_with_unit(
+            "pool_retained",
+            "Bytes by pool that data takes which belongs to no volume",
+            Unit::Bytes,
+            m.pool_retained.clone(),
+        );
+        registry.register(
+            "pool_orphans",
+            "Things on the pool's backend that belong to no volume",
+            m.pool_orphans.clone(),
         );
         registry.register(
             "reconciles",
@@ -195,10 +210,19 @@ impl Metrics {
     }
 
     /// Counts objects, before a scrape is answered.
-    pub fn count(&self, nodes: &Nodes, stores: &Stores) {
-        let totals = nodes.totals();
+    pub fn count(&self, stores: &Stores) {
+        let mut phases: BTreeMap<String, i64> = BTreeMap::new();
+        for node in stores.nodes.state() {
+            let phase = node
+                .status
+                .as_ref()
+                .map(|status| status.phase)
+                .unwrap_or_default();
+            *phases.entry(format!("{phase:?}")).or_default() += 1;
+        }
+        // What the registry holds knows of no patience: Offline is what a StorageNode says.
         for phase in NodePhase::ALL {
-            let count = i64::try_from(totals.in_phase(*phase)).unwrap_or(i64::MAX);
+            let count = phases.get(phase.as_str()).copied().unwrap_or(0);
             self.nodes
                 .get_or_create(&labels([("phase", phase.to_string())]))
                 .set(count);
@@ -233,8 +257,14 @@ impl Metrics {
         for (phase, count) in claims {
             self.claims.get_or_create(&labels([("phase", phase)])).set(count);
         }
-        self.pool_promised.clear();
-        self.pool_free.clear();
+        for family in [
+            &self.pool_promised,
+            &self.pool_free,
+            &self.pool_retained,
+            &self.pool_orphans,
+        ] {
+            family.clear();
+        }
         for pool in stores.pools.state() {
             let status = pool.status.clone().unwrap_or_default();
             let name = labels([("pool", pool.metadata.name.clone().unwrap_or_default())]);
@@ -245,6 +275,11 @@ impl Metrics {
             self.pool_free
                 .get_or_create(&name)
                 .set(gauge(status.available_capacity_bytes));
+            self.pool_retained
+                .get_or_create(&name)
+                .set(gauge(status.retained_bytes));
+            let orphans = status.orphans.as_ref().map_or(0, |orphans| orphans.count);
+            self.pool_orphans.get_or_create(&name).set(i64::from(orphans));
         }
     }
 }

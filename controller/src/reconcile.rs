@@ -10,12 +10,15 @@
 
 mod allocator;
 mod backends;
+#[cfg(test)]
+mod bed;
 mod claim;
 mod class;
 mod context;
 mod convert;
 mod credentials;
 mod finalizer;
+mod leftovers;
 mod member;
 mod node;
 mod plan;
@@ -157,6 +160,8 @@ pub enum Change {
     Wishes(String),
     /// An order to a member's agent ended, by the member's object name.
     Order(String),
+    /// On the backend of a pool something was left behind on purpose.
+    Leftovers(String),
     /// New credentials were written for a volume.
     Rotated(String),
 }
@@ -247,13 +252,7 @@ where
 /// Runs every reconciler until `stop`.
 pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, stop: &CancellationToken) {
     let c = &context;
-    let (woken, line) = mpsc::unbounded_channel();
-    let waiting = waiting::follow(Arc::clone(c), changes.subscribe(), woken, stop.clone());
-    let claims = futures::stream::select(
-        wake(changes, c, claim::concerns),
-        UnboundedReceiverStream::new(line),
-    );
-    let running: Vec<BoxFuture<'static, ()>> = vec![
+    let mut running: Vec<BoxFuture<'static, ()>> = vec![
         control("node", c, stop, node::reconcile, wake(changes, c, node::concerns)),
         control("pool", c, stop, pool::reconcile, wake(changes, c, pool::concerns)),
         control(
@@ -270,7 +269,6 @@ pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, sto
             class::reconcile,
             wake(changes, c, class::concerns),
         ),
-        control("claim", c, stop, claim::reconcile, claims),
         control(
             "volume",
             c,
@@ -278,10 +276,28 @@ pub async fn run(context: Arc<Context>, changes: &broadcast::Sender<Change>, sto
             volume::reconcile,
             wake(changes, c, volume::concerns),
         ),
+    ];
+    running.extend(serve_claims(c, changes, stop));
+    futures::future::join_all(running).await;
+}
+
+/// What gives claims their volumes: their reconciler, the line in which they wait, and the count of what is promised.
+fn serve_claims(
+    context: &Arc<Context>,
+    changes: &broadcast::Sender<Change>,
+    stop: &CancellationToken,
+) -> [BoxFuture<'static, ()>; 3] {
+    let (woken, line) = mpsc::unbounded_channel();
+    let waiting = waiting::follow(Arc::clone(context), changes.subscribe(), woken, stop.clone());
+    let wake = futures::stream::select(
+        wake(changes, context, claim::concerns),
+        UnboundedReceiverStream::new(line),
+    );
+    [
+        control("claim", context, stop, claim::reconcile, wake),
         Box::pin(waiting),
         Box::pin(Arc::clone(&context.allocator).keep_counted(stop.clone())),
-    ];
-    futures::future::join_all(running).await;
+    ]
 }
 
 /// The objects that a reconciler has to look at again after a change. A reader that fell behind looks at everything.

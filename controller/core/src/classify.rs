@@ -391,20 +391,32 @@ pub fn labels(
     overrides: Option<&DriveOverride>,
 ) -> BTreeMap<String, String> {
     let mut labels = node.cloned().unwrap_or_default();
-    let mut put = |key: &str, value: &str| {
-        let value = label_value(value);
-        if !value.is_empty() {
-            labels.insert(key.to_owned(), value);
-        }
-    };
-    put(LABEL_TRANSPORT, facts.transport.as_str());
-    put(LABEL_MODEL, facts.model.known().map_or("", String::as_str));
-    put(LABEL_FIRMWARE, facts.firmware.known().map_or("", String::as_str));
-    put(LABEL_TIER, tier.map_or("", Tier::as_str));
+    labels.extend(labels_of_facts(
+        facts.transport.as_str(),
+        facts.model.known().map_or("", String::as_str),
+        facts.firmware.known().map_or("", String::as_str),
+        tier.map_or("", Tier::as_str),
+    ));
     if let Some(overrides) = overrides {
         labels.extend(overrides.labels.clone());
     }
     labels
+}
+
+/// The labels that a drive's facts make; what is not known is empty and makes none.
+#[must_use]
+pub fn labels_of_facts(transport: &str, model: &str, firmware: &str, tier: &str) -> BTreeMap<String, String> {
+    let facts = [
+        (LABEL_TRANSPORT, transport),
+        (LABEL_MODEL, model),
+        (LABEL_FIRMWARE, firmware),
+        (LABEL_TIER, tier),
+    ];
+    facts
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), label_value(value)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
 }
 
 /// A text as a legal label value: at most 63 of `[A-Za-z0-9._-]`, a letter or digit at both ends.

@@ -6,6 +6,8 @@
 
 use thiserror::Error;
 
+use crate::bytes::format_bytes;
+
 /// Room for garbage beside the live bytes, percent of the capacity.
 pub const GARBAGE_PERCENT: u64 = 30;
 
@@ -40,7 +42,10 @@ pub fn cost(capacity: u64, copies: u32, slot_bytes: u64) -> Cost {
 
 /// A pool cannot take a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("needs {needed} bytes, {free} of {capacity} are free ({promised} promised)")]
+#[error(
+    "needs {} with copies and room for garbage, {} of {} are free ({} promised)",
+    format_bytes(*needed), format_bytes(*free), format_bytes(*capacity), format_bytes(*promised)
+)]
 pub struct Shortage {
     /// Capacity of the pool in bytes.
     pub capacity: u64,
@@ -114,7 +119,7 @@ mod tests {
         let shortage = reserve(100, 90, Cost { bytes: 11, slots: 1 }).unwrap_err();
         assert_eq!(
             shortage.to_string(),
-            "needs 11 bytes, 10 of 100 are free (90 promised)"
+            "needs 11 B with copies and room for garbage, 10 B of 100 B are free (90 B promised)"
         );
     }
 

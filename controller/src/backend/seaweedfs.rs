@@ -35,6 +35,7 @@ mod error;
 pub mod fuzzing;
 mod health;
 mod identity;
+mod leftovers;
 #[cfg(test)]
 mod live;
 mod rulebook;
@@ -59,6 +60,7 @@ pub use self::{
         CallError, DeleteVolumeError, EnsureVolumeError, Failure, IdentityError, Part, QuotaError, RuleError,
     },
     health::{Health, PartHealth},
+    leftovers::{Kept, Leftover},
     rules::Rule,
     security::{Security, SecurityError, TOKEN_LIFE},
     topology::{Disk, TagCapacity, Topology},
@@ -185,12 +187,12 @@ impl SeaweedFs {
         let path = format!("{BUCKETS}/{}", spec.name);
         // Not even a rule is written for a name that somebody else has.
         if let Some(entry) = self.look_up(BUCKETS, &spec.name).await? {
-            directory::owned(&entry, &spec.name, &spec.cluster_id).map_err(|found| {
-                EnsureVolumeError::Foreign {
+            directory::owned(&entry, &spec.name, &spec.cluster_id)
+                .and_then(|()| directory::of_this_claim(&entry, spec))
+                .map_err(|found| EnsureVolumeError::Foreign {
                     path: path.clone(),
                     found,
-                }
-            })?;
+                })?;
         }
         let rule = Change::Put(Rule {
             prefix: prefix(&spec.name),

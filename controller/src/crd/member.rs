@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,10 @@ pub struct PoolMemberStatus {
     /// Bytes in use, quantised to 1 %.
     #[serde(default)]
     pub used_bytes: u64,
+    /// Since when its drive has been away without a break, as its agent says; what was stored later is not on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::condition::date_time")]
+    pub missing_since: Option<Timestamp>,
     /// Standard conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -11,6 +11,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use smart_storage_core::classify::labels_of_facts;
+
 use super::{Condition, class::yes};
 
 /// What an administrator says of one drive, by its id.
@@ -155,6 +157,11 @@ pub struct DriveClassification {
     pub reasons: Vec<String>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_true(value: &bool) -> bool {
+    *value
+}
+
 /// One drive. Where it is now may change; its id does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -206,15 +213,90 @@ pub struct Drive {
     /// What it is good for.
     #[serde(default)]
     pub classification: DriveClassification,
-    /// Labels for selectors.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
     /// Whether the agent sees it now.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub present: bool,
-    /// What the operator recognises it by, kind and value; also other ids that it went by.
+    /// What the operator recognises it by, kind and value, beside model, serial, wwn and capacityBytes; also other ids
+    /// that it went by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub evidence: BTreeMap<String, String>,
+}
+
+/// Kinds of evidence that are fields of the drive, too.
+const MODEL: &str = "model";
+const SERIAL: &str = "serial";
+const SIZE: &str = "size";
+const NGUID: &str = "nguid";
+const WWN: &str = "wwn";
+/// Says that those of them that the drive has are evidence as they are shown.
+const AS_SHOWN: &str = "asShown";
+
+impl Drive {
+    /// Remembers what it is recognised by. What its own fields say is not said twice: a node may have 60 drives, and
+    /// its object stays small.
+    pub fn remember(&mut self, evidence: BTreeMap<String, String>) {
+        self.evidence = evidence;
+        let said = self.said();
+        let agrees = |(kind, value): (&&'static str, &String)| self.evidence.get(*kind) == Some(value);
+        if said.is_empty() || !said.iter().all(agrees) {
+            return;
+        }
+        for kind in said.keys() {
+            self.evidence.remove(*kind);
+        }
+        self.evidence.insert(AS_SHOWN.to_owned(), "true".to_owned());
+    }
+
+    /// What it is recognised by, whole; empty where nothing is remembered of it.
+    #[must_use]
+    pub fn remembered(&self) -> BTreeMap<String, String> {
+        let mut evidence = self.evidence.clone();
+        if evidence.remove(AS_SHOWN).is_some() {
+            for (kind, value) in self.said() {
+                evidence.insert(kind.to_owned(), value);
+            }
+        }
+        evidence
+    }
+
+    fn said(&self) -> BTreeMap<&'static str, String> {
+        let wwn_is_its_own = self.evidence.contains_key(WWN);
+        let nguid = self
+            .wwn
+            .as_deref()
+            .and_then(|wwn| wwn.strip_prefix("eui."))
+            .filter(|nguid| nguid.len() == 32 && !wwn_is_its_own);
+        let size = self.capacity_bytes.map(|bytes| bytes.to_string());
+        [
+            (MODEL, self.model.clone()),
+            (SERIAL, self.serial.clone()),
+            (SIZE, size),
+            (NGUID, nguid.map(str::to_owned)),
+        ]
+        .into_iter()
+        .filter_map(|(kind, value)| Some((kind, value?)))
+        .collect()
+    }
+
+    /// Labels for selectors: those of its StorageNode, those made from its facts, those of its override.
+    #[must_use]
+    pub fn labels(&self, node: &StorageNodeSpec) -> BTreeMap<String, String> {
+        let mut labels = node.labels.clone();
+        let tier = self
+            .classification
+            .tier
+            .and_then(|tier| serde_json::to_value(tier).ok());
+        labels.extend(labels_of_facts(
+            self.transport.as_deref().unwrap_or("unknown"),
+            self.model.as_deref().unwrap_or_default(),
+            self.firmware.as_deref().unwrap_or_default(),
+            tier.as_ref().and_then(|tier| tier.as_str()).unwrap_or_default(),
+        ));
+        if let Some(said) = node.drive_overrides.get(&self.id) {
+            labels.extend(said.labels.clone());
+        }
+        labels
+    }
 }
 
 /// The machine.

@@ -280,12 +280,59 @@ pub struct UnifiedPoolStatus {
     /// Bytes of one slot, the backend's unit of allocation.
     #[serde(default)]
     pub slot_bytes: u64,
+    /// What lies on its backend and belongs to no volume; looked for every ten minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<PoolOrphans>,
     /// Drives that were looked at and not taken, each with its reasons; at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_drives: Vec<RefusedDrive>,
     /// Standard conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// What lies on a backend and belongs to no volume. It is told and never removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolOrphans {
+    /// How many there are.
+    pub count: u32,
+    /// How many of them are kept on purpose.
+    #[serde(default)]
+    pub retained: u32,
+    /// The first of them by name, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<PoolOrphan>,
+}
+
+/// Something that belongs to no volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolOrphan {
+    /// Its name on the backend.
+    pub name: String,
+    /// Retained: its volume was forgotten with reclaim policy Retain. Orphan: it bears our mark, or only parts are left.
+    /// Unmarked: it has a name of ours and no mark.
+    pub kind: OrphanKind,
+    /// What is left: directory, rule, collection, identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// namespace/name of the claim it was made for, where it says so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub claim: String,
+}
+
+/// Why something is there that belongs to no volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[allow(
+    missing_docs,
+    reason = "a documented variant would break the structural schema"
+)]
+pub enum OrphanKind {
+    Retained,
+    #[default]
+    Orphan,
+    Unmarked,
 }
 
 /// Bytes promised to a volume that is being written.

@@ -163,6 +163,35 @@ impl Allocator {
         self.count(pool).await
     }
 
+    /// Counts bytes as retained: they stay on the pool and are no volume's any more. What the backend shows corrects
+    /// it later.
+    ///
+    /// # Errors
+    /// Where the API cannot be reached.
+    pub async fn retain(&self, pool: &str, bytes: u64) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        for _ in 0..CONFLICTS_BORNE {
+            let Some(mut object) = self.pools.get_opt(pool).await? else {
+                return Ok(());
+            };
+            let ledger = ledger_of(&object.status.clone().unwrap_or_default());
+            let status = object.status.get_or_insert_default();
+            status.retained_bytes = status.retained_bytes.saturating_add(bytes);
+            super::pool::set_promised(status, ledger.promised);
+            match self
+                .pools
+                .replace_status(pool, &PostParams::default(), &object)
+                .await
+                .map_err(Error::from)
+            {
+                Ok(_) => return Ok(()),
+                Err(Error::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Conflict)
+    }
+
     /// Has a pool's promises counted as soon as may be, and again until that succeeds: a volume of it was written,
     /// or is gone.
     pub fn recount_soon(&self, pool: &str) {

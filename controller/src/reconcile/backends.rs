@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use smart_storage_core::decide::volume::BackendTrouble;
 
+use super::leftovers::Found;
 use crate::{
     backend::{
         Backend, BackendError, Severity,
-        seaweedfs::{Endpoints, SeaweedFs, Security},
+        seaweedfs::{Endpoints, Leftover, SeaweedFs, Security},
     },
     config::SeaweedDefaults,
     crd::{UnifiedPool, class::BackendType},
@@ -27,6 +28,7 @@ pub struct Backends {
     defaults: SeaweedDefaults,
     made: Mutex<HashMap<SeaweedDefaults, SeaweedFs>>,
     seen: Mutex<HashMap<SeaweedDefaults, (Timestamp, Health)>>,
+    leftovers: Mutex<HashMap<SeaweedDefaults, (Timestamp, Found)>>,
 }
 
 /// What a pool's backend said of itself.
@@ -46,6 +48,7 @@ impl Backends {
             defaults,
             made: Mutex::new(HashMap::new()),
             seen: Mutex::new(HashMap::new()),
+            leftovers: Mutex::new(HashMap::new()),
         }
     }
 
@@ -136,6 +139,37 @@ impl Backends {
         let health = Health { faults, slot_bytes };
         self.seen.lock().insert(endpoints, (now, health.clone()));
         health
+    }
+
+    /// What belonged to no volume there when it was last looked for, unless that is `too_old`.
+    pub(super) fn leftovers_seen(
+        &self,
+        endpoints: &SeaweedDefaults,
+        now: Timestamp,
+        too_old: Duration,
+    ) -> Option<Found> {
+        let leftovers = self.leftovers.lock();
+        let (at, found) = leftovers.get(endpoints)?;
+        (now.duration_since(*at).unsigned_abs() < too_old).then(|| Found::clone(found))
+    }
+
+    /// Keeps what was seen, for the other pools there.
+    pub(super) fn saw_leftovers(
+        &self,
+        endpoints: SeaweedDefaults,
+        now: Timestamp,
+        found: Vec<Leftover>,
+    ) -> Found {
+        let found = Found::new(found);
+        self.leftovers
+            .lock()
+            .insert(endpoints, (now, Found::clone(&found)));
+        found
+    }
+
+    /// Has what belongs to no volume looked for again.
+    pub(super) fn look_again(&self, pool: &UnifiedPool) {
+        self.leftovers.lock().remove(&self.endpoints(pool));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::crd::{
     LABEL_POOL, UnifiedStorageClaim, UnifiedStorageClaimStatus, UnifiedVolume, UnifiedVolumeSpec,
     claim::ClaimPhase,
     class::BackendType,
+    label_value,
     volume::{ClaimRef, VolumePlacement},
 };
 
@@ -328,7 +329,7 @@ fn new_volume(
         },
     };
     let mut volume = UnifiedVolume::new(name, spec);
-    volume.metadata = owned_meta(name, &[(LABEL_POOL, placed.pool.as_str())], true);
+    volume.metadata = owned_meta(name, &[(LABEL_POOL, &label_value(placed.pool.as_str()))], true);
     volume
 }
 
@@ -388,3 +389,6 @@ fn status(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

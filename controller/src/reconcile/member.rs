@@ -16,7 +16,10 @@ use kube::{
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use smart_storage_core::{
-    decide::member::{MemberObservation, MemberPhase, decide},
+    decide::{
+        Decision,
+        member::{MemberObservation, MemberPhase, decide},
+    },
     drive::{DriveId, MemberId, NodeName},
     node::{MemberReport, MemberState, NodeRecord},
 };
@@ -357,6 +360,7 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
         used_bytes: report
             .filter(|report| report.capacity_bytes > 0)
             .map_or(old.used_bytes, |report| report.used_bytes),
+        missing_since: missing_since(&old, &decision, context.now()),
         conditions: convert::conditions(
             &old.conditions,
             &decision.conditions,
@@ -375,6 +379,19 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
         context.event(member, ok, reason, note).await;
     }
     Ok(())
+}
+
+/// Where a drive is not there, its storage process stores nothing on it; where only its agent is away, it may.
+fn missing_since(
+    old: &PoolMemberStatus,
+    decision: &Decision<MemberPhase>,
+    now: jiff::Timestamp,
+) -> Option<jiff::Timestamp> {
+    let gone = decision.phase == MemberPhase::Missing
+        && decision
+            .condition("Ready")
+            .is_some_and(|ready| ready.reason == "DriveMissing");
+    gone.then(|| old.missing_since.unwrap_or_else(|| condition::whole_seconds(now)))
 }
 
 /// A report of a member whose file system was finished: from then on it is never prepared again.

@@ -13,7 +13,7 @@ use kube::{
 };
 use smart_storage_core::{
     bytes::format_bytes,
-    classify::Judgement,
+    classify::{HealthState, Judgement},
     decide::node::{GRACE_MS, decide},
     drive::{Transport, Zoned},
     node::{DriveRecord, NodeRecord},
@@ -142,7 +142,12 @@ fn drives(node: &StorageNode, record: Option<&NodeRecord>, context: &Context) ->
         .unwrap_or_default()
     {
         if !drive.identity.is_path() {
-            drives.insert(judgement.id.to_string(), present(&drive, judgement, context));
+            let known = drive
+                .identity
+                .certain()
+                .and_then(|id| context.hub.known_drive(id));
+            let evidence = known.map(|known| known.to_map()).unwrap_or_default();
+            drives.insert(judgement.id.to_string(), present(&drive, judgement, evidence));
         }
     }
     let remembered: BTreeMap<&str, &Drive> = node
@@ -172,11 +177,11 @@ fn drives(node: &StorageNode, record: Option<&NodeRecord>, context: &Context) ->
     drives.into_values().collect()
 }
 
-fn present(drive: &DriveRecord, judgement: Judgement, context: &Context) -> Drive {
+fn present(drive: &DriveRecord, judgement: Judgement, evidence: BTreeMap<String, String>) -> Drive {
     let facts = &drive.facts;
     let nvme = facts.nvme.as_ref();
     let classification = judgement.classification;
-    Drive {
+    let mut shown = Drive {
         id: judgement.id.to_string(),
         device: facts.name.clone(),
         drive_type: judgement.drive_type.to_string(),
@@ -189,7 +194,9 @@ fn present(drive: &DriveRecord, judgement: Judgement, context: &Context) -> Driv
         namespaces: nvme.and_then(|nvme| nvme.namespace_count),
         capacity_bytes: facts.size_bytes.known().copied(),
         health: judgement.health.state.to_string(),
-        health_reason: Some(judgement.health.reason).filter(|reason| !reason.is_empty()),
+        // Nothing is wrong with a good drive: that needs no words.
+        health_reason: Some(judgement.health.reason)
+            .filter(|reason| !reason.is_empty() && judgement.health.state != HealthState::Good),
         usage: DriveUse {
             state: convert::word(judgement.usage.state).unwrap_or_default(),
             holder: judgement.usage.holder,
@@ -211,15 +218,11 @@ fn present(drive: &DriveRecord, judgement: Judgement, context: &Context) -> Driv
                 .collect(),
             reasons: classification.reasons,
         },
-        labels: judgement.labels,
         present: true,
-        evidence: drive
-            .identity
-            .certain()
-            .and_then(|id| context.hub.known_drive(id))
-            .map(|known| known.to_map())
-            .unwrap_or_default(),
-    }
+        evidence: BTreeMap::new(),
+    };
+    shown.remember(evidence);
+    shown
 }
 
 fn absent(drive: &Drive, silent: bool) -> Drive {
@@ -240,3 +243,6 @@ fn absent(drive: &Drive, silent: bool) -> Drive {
         ..drive.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

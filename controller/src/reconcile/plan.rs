@@ -213,3 +213,6 @@ fn pool_view(pool: &UnifiedPool, members: &[Arc<PoolMember>], nodes: &[Arc<Stora
         slot_bytes: status.slot_bytes.max(1),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,11 +21,15 @@ use smart_storage_core::{
 use uuid::Uuid;
 
 use super::{
-    Change, Context, Error, Stores, backends::Health, convert, every, finalizer, is_already_there,
-    is_not_found, owned_meta, publish,
+    Change, Context, Error, Stores,
+    backends::Health,
+    convert, every, finalizer, is_already_there, is_not_found,
+    leftovers::{self, Finding},
+    owned_meta, publish,
 };
 use crate::crd::{
     LABEL_NODE, LABEL_POOL, PoolMember, PoolMemberSpec, UnifiedPool, UnifiedPoolStatus, condition,
+    label_value,
     pool::{OnDelete, RefusedDrive},
 };
 
@@ -39,6 +43,7 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
         None | Some(Change::Agent(_) | Change::Node(_)) => every(&stores.pools),
         // A drive that one pool lets go may be wanted by another.
         Some(Change::Member { .. }) => every(&stores.pools),
+        Some(Change::Leftovers(name)) => vec![ObjectRef::new(name)],
         Some(Change::Volume { pool, .. }) => {
             let waiting = stores.pools.state();
             let deleted = waiting
@@ -88,6 +93,7 @@ pub(super) async fn reconcile(pool: Arc<UnifiedPool>, context: Arc<Context>) -> 
             plan: PoolPlan::default(),
             error: None,
             slot_bytes: 0,
+            leftovers: None,
         };
         return finish(&pools, &name, &members, &seen, &context).await;
     }
@@ -104,6 +110,8 @@ struct Seen {
     plan: PoolPlan,
     error: Option<(String, String)>,
     slot_bytes: u64,
+    /// None where it was not seen.
+    leftovers: Option<Finding>,
 }
 
 async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Seen {
@@ -114,6 +122,7 @@ async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
                 plan: PoolPlan::default(),
                 error: Some((reason.to_owned(), words)),
                 slot_bytes: 0,
+                leftovers: None,
             };
         }
     };
@@ -128,10 +137,15 @@ async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
     refuse_small(&mut plan, slot_bytes, context);
     let error =
         (!health.faults.is_empty()).then(|| ("BackendUnreachable".to_owned(), health.faults.join("; ")));
+    let leftovers = match &error {
+        None => leftovers::look(pool, &adapter, slot_bytes, context).await,
+        Some(_) => None,
+    };
     Seen {
         plan,
         error,
         slot_bytes,
+        leftovers,
     }
 }
 
@@ -261,7 +275,10 @@ async fn claim(
         let mut member = PoolMember::new(&id.member_object_name(), spec);
         member.metadata = owned_meta(
             &id.member_object_name(),
-            &[(LABEL_POOL, &name), (LABEL_NODE, node.as_str())],
+            &[
+                (LABEL_POOL, &label_value(&name)),
+                (LABEL_NODE, &label_value(node.as_str())),
+            ],
             true,
         );
         match api.create(&PostParams::default(), &member).await {
@@ -331,8 +348,14 @@ async fn finish(
     };
     let old = live.status.clone().unwrap_or_default();
     let views: Vec<PoolMemberView> = members.iter().map(|member| view(member)).collect();
+    let (orphans, retained_bytes) = match &seen.leftovers {
+        Some(found) => (found.orphans.clone(), found.bytes),
+        None => (old.orphans.clone(), old.retained_bytes),
+    };
+    let orphans_words = orphans.as_ref().map(leftovers::words);
     let decision = decide(&PoolObservation {
         members: &views,
+        orphans: orphans_words.as_deref(),
         shortage: seen.plan.shortage.as_deref(),
         promised_bytes: old.promised_bytes,
         volumes: volumes(name, context),
@@ -352,7 +375,8 @@ async fn finish(
         offline_capacity_bytes: sums.offline_bytes,
         // What is promised is the allocator's word.
         reservations: old.reservations.clone(),
-        retained_bytes: old.retained_bytes,
+        retained_bytes,
+        orphans,
         used_capacity_bytes: sums.used_bytes,
         slot_bytes: if seen.slot_bytes > 0 {
             seen.slot_bytes
@@ -371,6 +395,12 @@ async fn finish(
     set_promised(&mut status, old.promised_bytes);
     publish(pools, &live, live.status.as_ref(), &status).await?;
     let judged = condition::get(&old.conditions, "Ready").and_then(|ready| ready.observed_generation);
+    let count = |status: &UnifiedPoolStatus| status.orphans.as_ref().map_or(0, |orphans| orphans.count);
+    if count(&status) > count(&old)
+        && let Some(words) = orphans_words
+    {
+        context.event(&live, false, "OrphansFound", words).await;
+    }
     if judged != live.metadata.generation {
         context.tell(Change::Wishes(name.to_owned()));
     }

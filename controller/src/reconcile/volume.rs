@@ -2,6 +2,8 @@
 //!
 //! The claim's absence is confirmed by a live read. Deleting a Retain volume forgets it and leaves its data.
 
+mod removal;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -21,16 +23,12 @@ use super::{
     Change, Context, Error, Stores, backends, convert, credentials, every, finalizer, is_not_found, publish,
 };
 use crate::{
-    backend::{
-        Backend, BackendError, Credentials, Handle, Owner, VolumeSpec,
-        seaweedfs::{SeaweedFs, Topology},
-    },
+    backend::{Backend, BackendError, Credentials, Handle, Owner, VolumeSpec},
     crd::{
         UnifiedPool, UnifiedStorageClaim, UnifiedVolume, UnifiedVolumeStatus,
         claim::{Access, FilerAccess, S3Access, SecretRef},
         class::ReclaimPolicy,
         condition,
-        member::MemberPhase,
         volume::VolumePhase,
     },
 };
@@ -52,6 +50,14 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
             vec![ObjectRef::new(volume.as_deref().unwrap_or(&minted))]
         }
         Some(Change::Pool(name)) => disagreeing(name, stores),
+        // What waits for a member goes on when it is back, or given up.
+        Some(Change::Member { pool, .. }) => {
+            let volumes = stores.volumes.state();
+            let going = volumes.iter().filter(|volume| {
+                volume.spec.placement.pool == *pool && volume.metadata.deletion_timestamp.is_some()
+            });
+            going.map(|volume| ObjectRef::from_obj(volume.as_ref())).collect()
+        }
         Some(Change::Rotated(name)) => vec![ObjectRef::new(name)],
         Some(_) => Vec::new(),
     }
@@ -86,7 +92,7 @@ fn disagreeing(pool: &str, stores: &Stores) -> Vec<ObjectRef<UnifiedVolume>> {
 pub(super) async fn reconcile(volume: Arc<UnifiedVolume>, context: Arc<Context>) -> Result<Action, Error> {
     let api = Api::<UnifiedVolume>::all(context.client.clone());
     if volume.metadata.deletion_timestamp.is_some() {
-        return remove(&api, &volume, &context).await;
+        return removal::remove(&api, &volume, &context).await;
     }
     finalizer::add(&api, volume.as_ref()).await?;
     let claim_gone = claim_is_gone(&volume, &context).await?;
@@ -255,117 +261,6 @@ fn pool_of(volume: &UnifiedVolume, context: &Context) -> Option<Arc<UnifiedPool>
         .find(|pool| pool.name_any() == volume.spec.placement.pool)
 }
 
-async fn remove(
-    api: &Api<UnifiedVolume>,
-    volume: &UnifiedVolume,
-    context: &Context,
-) -> Result<Action, Error> {
-    if !finalizer::has(volume) {
-        return Ok(Action::await_change());
-    }
-    let name = volume.name_any();
-    if volume.spec.reclaim_policy == ReclaimPolicy::Delete {
-        if !claim_is_gone(volume, context).await? {
-            let owner = &volume.spec.claim_ref;
-            let words = format!(
-                "it is to be deleted, and claim {}/{} still uses it: its data goes once the claim is gone",
-                owner.namespace, owner.name
-            );
-            publish_volume(api, volume, false, &Made::unable("ClaimLives", words), context).await?;
-            return Ok(Action::requeue(ASSERT_AGAIN));
-        }
-        let trouble = match pool_of(volume, context).map(|pool| context.backends.of_pool(&pool)) {
-            Some(Ok(adapter)) => {
-                let deleted = backends::backend(adapter.clone())
-                    .delete_volume(&name, &context.cluster_id)
-                    .await;
-                match deleted {
-                    Ok(()) => is_still_held(&adapter, volume, context).await,
-                    Err(error) => Some(backends::trouble(&error)),
-                }
-            }
-            Some(Err((reason, message))) => Some(BackendTrouble {
-                reason: reason.to_owned(),
-                message,
-                transient: true,
-            }),
-            None => Some(BackendTrouble {
-                reason: "PoolGone".to_owned(),
-                message: format!(
-                    "its pool {} does not exist: its data cannot be deleted",
-                    volume.spec.placement.pool
-                ),
-                transient: true,
-            }),
-        };
-        if let Some(trouble) = trouble {
-            let made = Made {
-                trouble: Some(trouble),
-                ..Made::default()
-            };
-            publish_volume(api, volume, true, &made, context).await?;
-            return Ok(Action::requeue(context.back_off(&format!("backend/{name}"))));
-        }
-        crate::fault::point("after-backend-delete");
-        credentials::remove(&context.client, volume).await?;
-        crate::fault::point("secret-removed");
-    }
-    context.succeeded(&format!("backend/{name}"));
-    finalizer::remove(api, volume).await?;
-    crate::fault::point("after-volume-gone");
-    // Only now is it true that the bytes are free.
-    context.allocator.recount_soon(&volume.spec.placement.pool);
-    Ok(Action::await_change())
-}
-
-/// A master that has just started knows no volume server yet, and then calls every collection deleted: its word
-/// counts only where it sees all servers of the pool.
-async fn is_still_held(
-    adapter: &SeaweedFs,
-    volume: &UnifiedVolume,
-    context: &Context,
-) -> Option<BackendTrouble> {
-    let unavailable = |message: String| BackendTrouble {
-        reason: "BackendUnavailable".to_owned(),
-        message,
-        transient: true,
-    };
-    let topology = match adapter.topology().await {
-        Ok(topology) => topology,
-        Err(error) => return Some(unavailable(error.to_string())),
-    };
-    let members = context.stores.members.state();
-    let servers: Vec<(String, String)> = members
-        .iter()
-        .filter(|member| member.spec.pool == volume.spec.placement.pool)
-        .filter_map(|member| {
-            let status = member.status.as_ref()?;
-            let may_hold = status.prepared && status.phase != MemberPhase::Released;
-            (may_hold && !status.endpoint.is_empty()).then(|| (member.name_any(), status.endpoint.clone()))
-        })
-        .collect();
-    what_may_be_left(&volume.name_any(), &servers, &topology).map(unavailable)
-}
-
-/// Why bytes of a volume may be left, from one picture of the cluster; the servers are members and endpoints. Pure.
-fn what_may_be_left(volume: &str, servers: &[(String, String)], topology: &Topology) -> Option<String> {
-    if let Some(disk) = topology.holding(volume).next() {
-        return Some(format!("{} still holds a part of it", disk.server));
-    }
-    let unseen = |endpoint: &str| topology.server(endpoint).next().is_none();
-    let away: Vec<&str> = servers
-        .iter()
-        .filter(|(_, endpoint)| unseen(endpoint))
-        .map(|(member, _)| member.as_str())
-        .collect();
-    (!away.is_empty()).then(|| {
-        format!(
-            "the master does not see {}: what they may hold of it cannot be deleted yet",
-            away.join(", ")
-        )
-    })
-}
-
 async fn publish_volume(
     api: &Api<UnifiedVolume>,
     volume: &UnifiedVolume,
@@ -461,39 +356,5 @@ fn access(seen: &crate::backend::Access, made: &Made, secret: &SecretRef) -> Acc
             secret_ref: Some(secret.clone()),
         }),
         mount: seen.mount.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::seaweedfs::Disk;
-
-    #[test]
-    fn a_volume_is_gone_only_where_every_server_of_its_pool_was_seen_without_it() {
-        let disk = |server: &str, held: &[&str]| Disk {
-            server: server.to_owned(),
-            collections: held.iter().map(ToString::to_string).collect(),
-            ..Disk::default()
-        };
-        let servers = [
-            ("pm-a".to_owned(), "h:1".to_owned()),
-            ("pm-b".to_owned(), "h:2".to_owned()),
-        ];
-        let left = |disks| {
-            let topology = Topology {
-                disks,
-                ..Topology::default()
-            };
-            what_may_be_left("uv-1", &servers, &topology)
-        };
-        assert!(left(vec![]).unwrap().contains("pm-a, pm-b"));
-        assert!(left(vec![disk("h:1", &[])]).unwrap().contains("pm-b"));
-        assert!(
-            left(vec![disk("h:1", &[]), disk("h:2", &["uv-1"])])
-                .unwrap()
-                .contains("h:2")
-        );
-        assert_eq!(left(vec![disk("h:1", &["uv-2"]), disk("h:2", &[])]), None);
     }
 }

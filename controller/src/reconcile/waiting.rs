@@ -45,7 +45,9 @@ pub(super) async fn follow(
             heard = changes.recv() => heard,
         };
         match heard {
-            Ok(Change::Volume { .. } | Change::Order(_) | Change::Rotated(_)) => continue,
+            Ok(Change::Volume { .. } | Change::Order(_) | Change::Rotated(_) | Change::Leftovers(_)) => {
+                continue;
+            }
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crd::{
     PoolMember, StorageNode, UnifiedPool,
+    member::MemberPhase,
     node::{Drive, DriveTier},
 };
 
@@ -138,7 +139,15 @@ fn add_pool(
     sums.by_pool.insert(name, whole);
 
     let promised = share_out(whole.promised_bytes, &weights);
-    let free = share_out(whole.free_bytes, &weights);
+    // Nothing is free on a member that does not serve.
+    let serving: Vec<u64> = members
+        .iter()
+        .map(|member| match member.status.as_ref().map(|status| status.phase) {
+            Some(MemberPhase::Failed | MemberPhase::Missing) => 0,
+            _ => member.spec.drive_bytes,
+        })
+        .collect();
+    let free = share_out(whole.free_bytes, &serving);
     for ((member, promised_bytes), free_bytes) in members.iter().zip(promised).zip(free) {
         let status_node = member
             .status

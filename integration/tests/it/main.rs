@@ -21,6 +21,7 @@ mod full_disk;
 mod hotplug;
 mod in_use;
 mod journey;
+mod left_behind;
 mod no_byte_twice;
 mod public_contract;
 mod reading;

@@ -22,8 +22,8 @@ const BYTES: u64 = 4 * MIB;
 const SETTLED: Duration = Duration::from_secs(120);
 /// Objects, events and statuses that are written for a claim that gets storage, and for one that does not. Whatever is
 /// written for each claim whenever another one is served would be hundreds for each.
-const WRITES_OF_SERVED: u64 = 16;
-const WRITES_OF_WAITING: u64 = 5;
+const WRITES_OF_SERVED: u64 = 8;
+const WRITES_OF_WAITING: u64 = 3;
 const WRITES_BESIDE: u64 = 100;
 
 /// Numbers that a seed makes.

@@ -106,7 +106,8 @@ pub fn refusal_words(refusals: &[Refusal]) -> String {
 fn bound_claim(bound: &BoundClaim<'_>) -> Decision<ClaimPhase> {
     let phase = match bound.decision.phase {
         VolumePhase::Pending | VolumePhase::Provisioning => ClaimPhase::Provisioning,
-        VolumePhase::Ready => ClaimPhase::Ready,
+        // It is there; the condition `Ready` says that its data cannot be reached, and why.
+        VolumePhase::Ready | VolumePhase::Degraded => ClaimPhase::Ready,
         VolumePhase::Expanding => ClaimPhase::Expanding,
         VolumePhase::Deleting | VolumePhase::Released => ClaimPhase::Deleting,
         VolumePhase::Failed => ClaimPhase::Failed,

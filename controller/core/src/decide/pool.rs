@@ -52,6 +52,8 @@ pub struct PoolObservation<'a> {
     pub members: &'a [PoolMemberView],
     /// What the plan misses, in words.
     pub shortage: Option<&'a str>,
+    /// What lies on its backend and belongs to no volume, in words.
+    pub orphans: Option<&'a str>,
     /// Bytes promised on it.
     pub promised_bytes: u64,
     /// Volumes on it.
@@ -126,6 +128,9 @@ pub fn decide(seen: &PoolObservation<'_>) -> Decision<PoolPhase> {
             format!("{} drives are claimed", sums.drives),
         ),
     });
+    if let Some(words) = seen.orphans {
+        conditions.push(Condition::yes("Orphans", "OrphansFound", words));
+    }
     if seen.deleting && seen.volumes > 0 {
         let words = format!("{} volumes remain on it; delete them first", seen.volumes);
         conditions.push(Condition::yes("VolumesRemain", "VolumesRemain", words));

@@ -267,6 +267,7 @@ fn view(drive: &str, phase: MemberPhase, reason: &str) -> PoolMemberView {
 fn pool_of(members: &[PoolMemberView]) -> Decision<PoolPhase> {
     let seen = PoolObservation {
         members,
+        orphans: None,
         shortage: None,
         promised_bytes: 0,
         volumes: 2,
@@ -328,17 +329,21 @@ fn a_pools_phase_follows_its_members() {
 
 #[test]
 fn a_pool_counts_what_it_holds_once() {
-    let mut members = vec![
+    let members = vec![
         view("a", MemberPhase::Online, ""),
         view("b", MemberPhase::Failed, "Dead"),
+        view("c", MemberPhase::Released, ""),
+        view("d", MemberPhase::Missing, "DriveMissing"),
     ];
-    members.push(view("c", MemberPhase::Released, ""));
     let sums = pool::sums(&members, 300);
-    assert_eq!((sums.drives, sums.nodes, sums.online), (2, 1, 1));
-    assert_eq!((sums.total_bytes, sums.available_bytes), (2000, 1700));
-    assert_eq!((sums.used_bytes, sums.utilization_percent), (220, 11));
+    assert_eq!((sums.drives, sums.nodes, sums.online), (3, 1, 1));
+    // Nothing can be promised on what does not serve.
+    assert_eq!((sums.total_bytes, sums.offline_bytes), (1000, 2000));
+    assert_eq!(sums.available_bytes, 700);
+    assert_eq!((sums.used_bytes, sums.utilization_percent), (110, 10));
     let seen = PoolObservation {
         members: &members,
+        orphans: None,
         shortage: None,
         promised_bytes: 0,
         volumes: 2,
@@ -423,6 +428,13 @@ fn a_lost_drive_is_the_reason_for_what_its_backend_says() {
         });
         let message = &found.condition("Ready").unwrap().message;
         assert!(message.ends_with("no writable volumes"), "{message}");
+        let ailing = pool.phase != PoolPhase::Ready;
+        let phase = if ailing {
+            VolumePhase::Degraded
+        } else {
+            VolumePhase::Ready
+        };
+        assert_eq!(found.phase, phase);
         ready(&found).1.to_owned()
     };
     assert_eq!(reason(&lost, true), "MemberFailed");

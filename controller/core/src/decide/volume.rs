@@ -14,6 +14,8 @@ words! {
         Ready = "Ready",
         /// Ready, and growing.
         Expanding = "Expanding",
+        /// It was made, and its pool or backend is not well: some of its data may not be reached now.
+        Degraded = "Degraded",
         /// Its claim is gone and its data is being deleted.
         Deleting = "Deleting",
         /// Its claim is gone and its data is kept.
@@ -22,6 +24,9 @@ words! {
         Failed = "Failed",
     }
 }
+
+/// Reason of what waits for a member that cannot be seen: it names the drive itself.
+pub const MEMBER_AWAY: &str = "MemberAway";
 
 /// Why a backend call did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,22 +82,27 @@ fn phase(seen: &VolumeObservation<'_>) -> VolumePhase {
             _ => VolumePhase::Provisioning,
         };
     }
-    if seen.wanted_bytes > seen.capacity_bytes {
+    if seen.pool.is_none() || ailing(seen).is_some() {
+        VolumePhase::Degraded
+    } else if seen.wanted_bytes > seen.capacity_bytes {
         VolumePhase::Expanding
     } else {
         VolumePhase::Ready
     }
 }
 
-fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
-    // A pool that lost a member may have lost this volume's bytes: that is said, not hidden.
-    let ailing = seen
-        .pool
+/// A pool that lost a member may have lost this volume's bytes: that is said, not hidden.
+fn ailing<'a>(seen: &VolumeObservation<'a>) -> Option<&'a Condition> {
+    seen.pool
         .and_then(|pool| pool.condition("Ready"))
-        .filter(|ready| ready.status != Status::True);
+        .filter(|ready| ready.status != Status::True)
+}
+
+fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
+    let ailing = ailing(seen);
     if let Some(trouble) = seen.trouble {
         // What a backend says of a lost drive is a consequence: the drive is the reason.
-        return match ailing.filter(|_| trouble.transient) {
+        return match ailing.filter(|_| trouble.transient && trouble.reason != MEMBER_AWAY) {
             Some(ready) => Condition::no(
                 "Ready",
                 &ready.reason,
@@ -110,7 +120,7 @@ fn ready(seen: &VolumeObservation<'_>, phase: VolumePhase) -> Condition {
             return Condition::no("Ready", "ClaimGone", "its claim is gone, its data is kept");
         }
         VolumePhase::Deleting => return Condition::no("Ready", "Deleting", "its data is being deleted"),
-        VolumePhase::Ready | VolumePhase::Expanding => {}
+        VolumePhase::Ready | VolumePhase::Expanding | VolumePhase::Degraded => {}
         _ => return Condition::no("Ready", "Provisioning", "the backend is being made to hold it"),
     }
     if seen.pool.is_none() {

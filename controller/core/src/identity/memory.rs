@@ -29,7 +29,12 @@ impl RecordedEvidence {
             ("size", number(self.size_bytes)),
             ("mark", mark.map(|mark| mark.member_id.to_string())),
             ("markLabel", mark.map(|mark| mark.label.clone())),
-            ("markPartition", mark.map(|mark| mark.partition.to_string())),
+            // The first one is where it always is.
+            (
+                "markPartition",
+                mark.filter(|mark| mark.partition != 1)
+                    .map(|mark| mark.partition.to_string()),
+            ),
             (
                 "markReleased",
                 mark.filter(|mark| mark.released).map(|_| "true".to_owned()),

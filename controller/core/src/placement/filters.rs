@@ -110,13 +110,7 @@ fn capacity(fit: &Fit<'_>, pool: &Pool) -> Option<String> {
     let cost = fit.cost(pool);
     let promised = pool.promised_to_others(&fit.request.volume);
     let shortage = reserve(pool.capacity_bytes, promised, cost).err()?;
-    Some(format!(
-        "needs {} with copies and room for garbage, {} of {} are free ({} promised)",
-        format_bytes(shortage.needed),
-        format_bytes(shortage.free),
-        format_bytes(shortage.capacity),
-        format_bytes(shortage.promised)
-    ))
+    Some(shortage.to_string())
 }
 
 /// Every reason why a class does not serve a request; empty where it does.

@@ -25,6 +25,8 @@ const MARK_VOLUME: &str = "storage.billyronks.io/volume";
 const MARK_CLUSTER: &str = "storage.billyronks.io/cluster";
 const MARK_CLAIM: &str = "storage.billyronks.io/claim";
 const MARK_CLAIM_UID: &str = "storage.billyronks.io/claim-uid";
+/// On a directory whose volume was forgotten with reclaim policy Retain.
+const MARK_RETAINED: &str = "storage.billyronks.io/retained";
 /// SeaweedFS's own switch on a bucket: folders that became empty stay.
 const KEEP_EMPTY_FOLDERS: &str = "Seaweed-X-Amz-Allow-Empty-Folders";
 
@@ -59,6 +61,14 @@ pub(super) fn owned(entry: &pb::Entry, volume: &str, cluster_id: &str) -> Result
             name.unwrap_or_default(),
             cluster.unwrap_or_default()
         )),
+    }
+}
+
+/// `Err`: whose data it is. A name may be asked for again, the data of another claim may not be had by it.
+pub(super) fn of_this_claim(entry: &pb::Entry, spec: &VolumeSpec) -> Result<(), String> {
+    match mark(entry, MARK_CLAIM_UID) {
+        Some(uid) if uid != spec.owner.uid => Err("the data of another claim, which was kept".to_owned()),
+        _ => Ok(()),
     }
 }
 
@@ -224,6 +234,7 @@ impl SeaweedFs {
                 }
             };
             owned(&entry, &spec.name, &spec.cluster_id)
+                .and_then(|()| of_this_claim(&entry, spec))
                 .map_err(|found| EnsureVolumeError::Foreign { path: path(), found })?;
             let missing = marks(spec)
                 .into_iter()
@@ -308,9 +319,18 @@ impl SeaweedFs {
     /// # Errors
     /// When the filer cannot be asked.
     pub async fn orphans(&self, cluster_id: &str, known: &HashSet<String>) -> Result<Vec<Orphan>, CallError> {
+        let found = self.volume_directories().await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|found| orphan(found, cluster_id, known))
+            .collect())
+    }
+
+    /// Every directory that bears a mark, or whose name is one that we give.
+    pub(super) async fn volume_directories(&self) -> Result<Vec<Directory>, CallError> {
         const PAGE: u32 = 1_000;
         const WHAT: &str = "list the buckets";
-        let (mut orphans, mut last) = (Vec::new(), String::new());
+        let (mut found, mut last) = (Vec::new(), String::new());
         loop {
             let request = pb::ListEntriesRequest {
                 directory: BUCKETS.to_owned(),
@@ -322,7 +342,7 @@ impl SeaweedFs {
             let mut page = match answer.map_err(|status| failed(WHAT, &status)) {
                 Ok(answer) => answer.into_inner(),
                 // No bucket was ever made.
-                Err(error) if error.failure == Failure::NotFound => return Ok(orphans),
+                Err(error) if error.failure == Failure::NotFound => return Ok(found),
                 Err(error) => return Err(error),
             };
             let mut received = 0;
@@ -330,12 +350,36 @@ impl SeaweedFs {
                 let Some(entry) = item.entry else { continue };
                 received += 1;
                 last.clone_from(&entry.name);
-                orphans.extend(orphan(&entry, cluster_id, known));
+                found.extend(directory(&entry));
             }
             if received < PAGE {
-                return Ok(orphans);
+                return Ok(found);
             }
         }
+    }
+
+    /// Whether what is there under the volume's name may be this claim's; nothing is anybody's.
+    ///
+    /// # Errors
+    /// When the filer cannot be asked.
+    pub async fn may_belong_to(&self, volume: &str, claim_uid: &str) -> Result<bool, CallError> {
+        let entry = self.look_up(BUCKETS, volume).await?;
+        let whose = entry.as_ref().and_then(|entry| mark(entry, MARK_CLAIM_UID));
+        Ok(whose.is_none_or(|uid| uid == claim_uid))
+    }
+
+    /// Marks a volume's directory as one that is kept on purpose after its volume was forgotten; one that is gone
+    /// needs no mark.
+    pub(super) async fn mark_retained(&self, volume: &str, cluster_id: &str) -> Result<(), CallError> {
+        let Some(mut entry) = self.look_up(BUCKETS, volume).await? else {
+            return Ok(());
+        };
+        let ours = owned(&entry, volume, cluster_id).is_ok();
+        if !ours || mark(&entry, MARK_RETAINED).is_some() {
+            return Ok(());
+        }
+        entry.extended.insert(MARK_RETAINED.to_owned(), b"true".to_vec());
+        self.update_owned(entry, volume, cluster_id).await
     }
 
     pub(super) async fn change_rule(&self, change: Change) -> Result<(), RuleError> {
@@ -375,15 +419,33 @@ impl SeaweedFs {
     }
 }
 
-fn orphan(entry: &pb::Entry, cluster_id: &str, known: &HashSet<String>) -> Option<Orphan> {
-    if !entry.is_directory || known.contains(&entry.name) {
-        return None;
-    }
+/// A directory under the buckets that is, or looks like, a volume's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Directory {
+    pub(super) name: String,
+    /// Whose mark it bears.
+    pub(super) cluster: Option<String>,
+    pub(super) claim: Option<String>,
+    pub(super) retained: bool,
+}
+
+fn directory(entry: &pb::Entry) -> Option<Directory> {
     let cluster = mark(entry, MARK_CLUSTER);
-    let marked = cluster == Some(cluster_id);
-    (marked || (cluster.is_none() && is_volume_name(&entry.name))).then(|| Orphan {
+    let concerns_us = entry.is_directory && (cluster.is_some() || is_volume_name(&entry.name));
+    concerns_us.then(|| Directory {
         name: entry.name.clone(),
+        cluster: cluster.map(str::to_owned),
         claim: mark(entry, MARK_CLAIM).map(str::to_owned),
+        retained: mark(entry, MARK_RETAINED).is_some(),
+    })
+}
+
+fn orphan(found: Directory, cluster_id: &str, known: &HashSet<String>) -> Option<Orphan> {
+    let marked = found.cluster.as_deref() == Some(cluster_id);
+    let foreign = found.cluster.is_some() && !marked;
+    (!foreign && !known.contains(&found.name)).then_some(Orphan {
+        name: found.name,
+        claim: found.claim,
         marked,
     })
 }
@@ -504,9 +566,33 @@ mod tests {
     }
 
     #[test]
+    fn the_data_of_another_claim_is_not_had_by_asking_for_its_name() {
+        let spec = VolumeSpec {
+            name: "uv-1".into(),
+            disk_tag: "pool-a".into(),
+            quota_bytes: 1,
+            replication: "000".into(),
+            growth_count: 1,
+            cluster_id: "c1".into(),
+            owner: crate::backend::Owner {
+                namespace: "b".into(),
+                name: "thief".into(),
+                uid: "u2".into(),
+            },
+        };
+        let kept = |uid| entry("uv-1", &[(MARK_CLAIM_UID, uid), (MARK_CLAIM, "a/owner")]);
+        assert!(!of_this_claim(&kept("u1"), &spec).unwrap_err().contains("owner"));
+        assert_eq!(of_this_claim(&kept("u2"), &spec), Ok(()));
+        assert_eq!(of_this_claim(&entry("uv-1", &[]), &spec), Ok(()));
+    }
+
+    #[test]
     fn orphans_are_marked_ones_nobody_knows_and_unmarked_ones_with_our_names() {
         let known = HashSet::from(["uv-1".to_owned()]);
-        let name = |entry: pb::Entry| orphan(&entry, "c1", &known).map(|orphan| (orphan.name, orphan.marked));
+        let name = |entry: pb::Entry| {
+            let orphan = orphan(directory(&entry)?, "c1", &known)?;
+            Some((orphan.name, orphan.marked))
+        };
         let marked = |name: &str, cluster: &str| entry(name, &[(MARK_CLUSTER, cluster), (MARK_CLAIM, "a/b")]);
         assert_eq!(name(marked("uv-1", "c1")), None);
         assert_eq!(name(marked("uv-2", "c1")), Some(("uv-2".into(), true)));

@@ -116,6 +116,13 @@ impl FilerConf {
         self.at(prefix).any(is_read_only)
     }
 
+    /// Every rule's prefix and disk type tag.
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.locations
+            .iter()
+            .map(|location| (prefix_of(location), text(location, "diskType", "disk_type")))
+    }
+
     fn at<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Map<String, Value>> {
         self.locations
             .iter()

@@ -1,5 +1,7 @@
 //! What the master says about drives, slots and use, folded into one list.
 
+use std::collections::BTreeMap;
+
 use super::{
     SeaweedFs,
     error::{CallError, Part},
@@ -38,6 +40,8 @@ pub struct Disk {
     pub bytes_free: u64,
     /// Collections (volumes) of which it holds a part.
     pub collections: Vec<String>,
+    /// Slots that each of them takes there.
+    pub slots_of: BTreeMap<String, u64>,
 }
 
 /// Sums over the drives of one tag.
@@ -168,13 +172,11 @@ impl SeaweedFs {
 
 fn disk_of(tag: String, disk: pb::DiskInfo) -> Disk {
     let slots = |count: i64| u64::try_from(count).unwrap_or(0);
-    let mut collections: Vec<_> = disk
-        .volume_infos
-        .into_iter()
-        .map(|volume| volume.collection)
-        .collect();
-    collections.sort();
-    collections.dedup();
+    let mut slots_of = BTreeMap::new();
+    for volume in disk.volume_infos {
+        *slots_of.entry(volume.collection).or_insert(0) += 1;
+    }
+    let collections = slots_of.keys().cloned().collect();
     Disk {
         tag,
         slots_max: slots(disk.max_volume_count),
@@ -183,6 +185,7 @@ fn disk_of(tag: String, disk: pb::DiskInfo) -> Disk {
         bytes_total: disk.disk_total_bytes,
         bytes_free: disk.disk_free_bytes,
         collections,
+        slots_of,
         ..Disk::default()
     }
 }

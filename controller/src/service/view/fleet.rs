@@ -88,8 +88,9 @@ pub struct Drive {
     pub evidence: BTreeMap<String, String>,
 }
 
-impl From<&crd::node::Drive> for Drive {
-    fn from(from: &crd::node::Drive) -> Self {
+impl Drive {
+    fn of(from: &crd::node::Drive, node: &StorageNode) -> Self {
+        let (labels, evidence) = (from.labels(&node.spec), from.remembered());
         let from = from.clone();
         Self {
             id: from.id,
@@ -119,9 +120,9 @@ impl From<&crd::node::Drive> for Drive {
                 suitable_for: from.classification.suitable_for,
                 reasons: from.classification.reasons,
             },
-            labels: from.labels,
+            labels,
             present: from.present,
-            evidence: from.evidence,
+            evidence,
         }
     }
 }
@@ -199,7 +200,7 @@ impl From<&StorageNode> for Node {
                 memory_bytes: info.memory_bytes,
                 agent_version: info.agent_version,
             }),
-            drives: status.drives.iter().map(Drive::from).collect(),
+            drives: status.drives.iter().map(|drive| Drive::of(drive, node)).collect(),
             conditions: conditions(&status.conditions),
         }
     }
