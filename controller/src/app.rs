@@ -40,7 +40,7 @@ use crate::{
     leader, listen,
     metrics::Metrics,
     pki::{Pki, rotation},
-    reconcile::{self, Backends, Change, Context, Planner, Rotation, Stores},
+    reconcile::{self, Backends, Change, Context, Planner, Process, Rotation, Stores},
     service::{AgentAway, Agents, ClaimFinder, Health as ServiceHealth, Parts, Service, lookup::goes_by},
     telemetry::{self, AgentMetrics, Health, TokenRefusals, health_router, metrics_router},
 };
@@ -323,10 +323,12 @@ impl House {
             stores,
             hub,
             Arc::new(Backends::new(config.seaweedfs.clone())),
-            cluster_id,
-            Arc::new(Timestamp::now),
-            observed,
-            changes.clone(),
+            Process {
+                cluster_id,
+                clock: Arc::new(Timestamp::now),
+                metrics: observed,
+                changes: changes.clone(),
+            },
         );
         Ok(Self {
             context: Arc::new(context),

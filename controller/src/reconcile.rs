@@ -54,7 +54,7 @@ use self::context::Refusal;
 pub use self::{
     allocator::Allocator,
     backends::Backends,
-    context::Context,
+    context::{Context, Process},
     credentials::Rotation,
     plan::{Planner, Refused},
 };

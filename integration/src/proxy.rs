@@ -108,10 +108,11 @@ impl Proxy {
                 connections.spawn(async move {
                     match acceptor {
                         // Who cannot shake hands is not served.
-                        Some(acceptor) => match acceptor.accept(stream).await {
-                            Ok(stream) => shared.serve(TokioIo::new(stream)).await,
-                            Err(_) => {}
-                        },
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                shared.serve(TokioIo::new(stream)).await;
+                            }
+                        }
                         None => shared.serve(TokioIo::new(stream)).await,
                     }
                 });

@@ -12,9 +12,9 @@ use smart_storage_core::registry::Registry;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backends, Change, Context, serve_claims, watch};
+use super::{Backends, Change, Context, Process, serve_claims, watch};
 use crate::{
-    agents::{AdmitAll, AgentsHub, HubSettings},
+    agents::{AdmitAll, AgentsHub, HubSettings, session::SILENCE},
     config::SeaweedDefaults,
     crd::{self, PoolMember, StorageNode, UnifiedPool, UnifiedStorageClaim, UnifiedVolume},
     embedded::Embedded,
@@ -48,6 +48,7 @@ impl Bed {
         let settings = HubSettings {
             cluster_id: "bed".to_owned(),
             discover_interval: Duration::from_secs(300),
+            silence: SILENCE,
         };
         let hub = AgentsHub::new(
             Arc::new(Registry::new()),
@@ -66,10 +67,12 @@ impl Bed {
             stores,
             hub,
             Arc::new(Backends::new(nowhere)),
-            "bed".to_owned(),
-            Arc::new(jiff::Timestamp::now),
-            Metrics::register(&mut scraped),
-            changes.clone(),
+            Process {
+                cluster_id: "bed".to_owned(),
+                clock: Arc::new(jiff::Timestamp::now),
+                metrics: Metrics::register(&mut scraped),
+                changes: changes.clone(),
+            },
         );
         let bed = Self {
             context: Arc::new(context),

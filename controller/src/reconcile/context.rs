@@ -92,6 +92,18 @@ pub(super) struct Refusal {
     pub(super) message: String,
 }
 
+/// What a process is, and what all of it shares.
+pub struct Process {
+    /// The installation that it belongs to.
+    pub cluster_id: String,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The news that wake the reconcilers.
+    pub changes: broadcast::Sender<Change>,
+}
+
 impl Context {
     /// A context over objects that [`watch`] keeps current.
     #[must_use]
@@ -100,11 +112,14 @@ impl Context {
         stores: Stores,
         hub: Arc<AgentsHub>,
         backends: Arc<Backends>,
-        cluster_id: String,
-        clock: Clock,
-        metrics: Metrics,
-        changes: broadcast::Sender<Change>,
+        process: Process,
     ) -> Self {
+        let Process {
+            cluster_id,
+            clock,
+            metrics,
+            changes,
+        } = process;
         let reporter = Reporter {
             controller: "smart-storage-controller".to_owned(),
             instance: None,

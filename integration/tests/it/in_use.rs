@@ -414,7 +414,10 @@ async fn a_pool_that_would_take_every_drive_takes_the_blank_one_only() -> Result
     )
     .await?;
     // The agent refused what the controller could not see, and the member says so.
-    for (drive, says) in [(&hidden, "unknown data at byte"), (&small, "needs at least 512 MiB")] {
+    for (drive, says) in [
+        (&hidden, "unknown data at byte"),
+        (&small, "needs at least 512 MiB"),
+    ] {
         eventually(Duration::from_secs(30), says, || async {
             let members = cluster.object("poolmembers").await?;
             let said: Vec<_> = list(&members, "/items").iter().map(complaints).collect();

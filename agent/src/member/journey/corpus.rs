@@ -454,7 +454,8 @@ fn volume_managers() -> Vec<Case> {
         "linux_raid_member",
         md0,
     ));
-    let places: [(&'static str, fn(u64) -> u64); 3] = [
+    type Place = fn(u64) -> u64;
+    let places: [(&'static str, Place); 3] = [
         ("MD 1.0", |size| (size / 512 - 16) / 8 * 8 * 512),
         ("MD 1.1", |_| 0),
         ("MD 1.2", |_| 4096),

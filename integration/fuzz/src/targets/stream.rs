@@ -14,7 +14,7 @@ use smart_storage_agent::{
     wire as agent_wire,
 };
 use smart_storage_controller::{
-    agents::{fuzzing as doors, roster::Roster, session::Session, session::Step, wire},
+    agents::{fuzzing as doors, roster::Roster, session::SILENCE, session::Session, session::Step, wire},
     pki::Authority,
 };
 use smart_storage_core::{
@@ -101,7 +101,7 @@ fn run(data: &[u8]) -> u64 {
     });
     let before = registry.get(OTHER).expect("the other node");
     let now = Instant::now();
-    let mut session = Session::new(node.clone(), now);
+    let mut session = Session::new(node.clone(), SILENCE, now);
     let (mut steps, mut ended, mut epoch) = (BTreeMap::new(), "open", 0_u64);
     for frame in split(data).into_iter().take(64) {
         let Ok(message) = codec::decode::<pb::AgentMessage>(Bytes::copy_from_slice(frame)) else {
@@ -126,6 +126,8 @@ fn run(data: &[u8]) -> u64 {
             }
             Step::Delta(_) => "delta",
             Step::Result(_) => "result",
+            Step::Stored(_) => "stored",
+            Step::Ignored(_) => "ignored",
         };
         *steps.entry(kind).or_insert(0_u8) |= 1;
         for changed in doors::apply(&roster, &registry, &node, step) {

@@ -18,11 +18,13 @@ const STEPS: u32 = 220;
 const SLOTS: u64 = 12;
 
 type Answer = Result<Response<Body>, std::io::Error>;
+/// A request, and where its answer goes.
+type Waiting = (Request<Body>, oneshot::Sender<Answer>);
 
 /// Requests that were sent and have not arrived.
 #[derive(Clone, Default)]
 struct Gate {
-    held: Arc<Mutex<Vec<(Request<Body>, oneshot::Sender<Answer>)>>>,
+    held: Arc<Mutex<Vec<Waiting>>>,
 }
 
 impl Gate {
