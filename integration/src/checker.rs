@@ -79,10 +79,10 @@ impl Differences {
         let (one, other): (BTreeSet<T>, BTreeSet<T>) =
             (one.into_iter().collect(), other.into_iter().collect());
         for missing in one.difference(&other) {
-            self.say(format!("{missing}: there is {one_name}, and no {other_name}"));
+            self.say(format!("{missing}: {one_name}, but no {other_name}"));
         }
         for missing in other.difference(&one) {
-            self.say(format!("{missing}: there is {other_name}, and no {one_name}"));
+            self.say(format!("{missing}: {other_name}, but no {one_name}"));
         }
     }
 
@@ -192,22 +192,22 @@ impl Differences {
 
     fn backend(&mut self, picture: &Picture) {
         let volumes = || picture.volumes.keys();
-        self.same(volumes(), "a volume", picture.directories.keys(), "directory");
-        self.same(volumes(), "a volume", picture.identities.keys(), "S3 identity");
+        self.same(volumes(), "volume", picture.directories.keys(), "directory");
+        self.same(volumes(), "volume", picture.identities.keys(), "S3 identity");
         self.same(
             volumes(),
-            "a volume",
+            "volume",
             picture.collections.iter(),
             "collection at the master",
         );
         self.same(
             volumes(),
-            "a volume",
+            "volume",
             picture.files.iter(),
             "file of it on the drives",
         );
         let rules = picture.rules.iter().map(|rule| &rule.volume);
-        self.same(volumes(), "a volume", rules.clone(), "rule in filer.conf");
+        self.same(volumes(), "volume", rules.clone(), "rule in filer.conf");
         self.once(rules, "rules in filer.conf");
         for rule in &picture.rules {
             if let Some(volume) = picture.volumes.get(&rule.volume)
@@ -240,7 +240,7 @@ impl Differences {
     fn secrets(&mut self, picture: &Picture) {
         self.same(
             picture.volumes.keys(),
-            "a volume",
+            "volume",
             picture.secrets.keys(),
             "Secret",
         );
@@ -284,7 +284,7 @@ impl Differences {
         );
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             served.map(|mark| &mark.member),
             "mark on a drive",
         );
@@ -292,11 +292,11 @@ impl Differences {
             self.say(format!("{}: the copies of its mark differ", mark.drive));
         }
         self.once(picture.mounts.iter(), "mounts of a member");
-        self.same(ids(), "a PoolMember", picture.mounts.iter(), "mount");
-        self.same(ids(), "a PoolMember", picture.mount_points.iter(), "mount point");
+        self.same(ids(), "PoolMember", picture.mounts.iter(), "mount");
+        self.same(ids(), "PoolMember", picture.mount_points.iter(), "mount point");
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             picture.records.iter(),
             "record of the agent's",
         );
@@ -306,26 +306,26 @@ impl Differences {
         );
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             picture.servers.iter().map(|server| &server.member),
             "volume server",
         );
         let endpoints = || picture.members.values().map(|member| &member.endpoint);
         self.same(
             endpoints(),
-            "a PoolMember there",
+            "PoolMember there",
             picture.servers.iter().map(|server| &server.endpoint),
             "volume server",
         );
         self.same(
             endpoints(),
-            "a PoolMember there",
+            "PoolMember there",
             picture.at_master.iter(),
             "server at the master",
         );
         self.same(
             picture.members.values().map(|member| &member.drive),
-            "a PoolMember for it",
+            "PoolMember for it",
             picture.claimed_drives.iter(),
             "drive that its node calls claimed",
         );
@@ -340,7 +340,7 @@ impl Differences {
     fn rest(&mut self, picture: &Picture) {
         self.same(
             picture.nodes.iter(),
-            "a node",
+            "node",
             picture.tokens.iter(),
             "join token",
         );

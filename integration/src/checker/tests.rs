@@ -162,7 +162,7 @@ fn every_kind_of_difference_is_a_sentence() {
             let twin = volume(p);
             p.volumes.insert("uv-2".into(), twin);
         },
-        "uv-2: there is a volume and no directory",
+        "uv-2: volume, but no directory",
     );
     for (lost, words) in [
         ("directories", "no directory"),
@@ -186,7 +186,7 @@ fn every_kind_of_difference_is_a_sentence() {
     }
     check(
         &|p| drop(p.directories.insert("uv-9".into(), Directory::default())),
-        "uv-9: there is directory and no a volume",
+        "uv-9: directory, but no volume",
     );
     check(
         &|p| drop(p.secrets.insert("uv-9".into(), Default::default())),
@@ -237,7 +237,7 @@ fn every_kind_of_difference_is_a_sentence() {
     );
     check(
         &|p| p.members.clear(),
-        "there is mark on a drive and no a PoolMember",
+        "mark on a drive, but no PoolMember",
     );
     check(&|p| p.mounts.push("member".into()), "mounts of a member");
     check(&|p| p.mounts.clear(), "no mount");
