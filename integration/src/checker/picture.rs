@@ -1,6 +1,7 @@
 //! What there really is, read from the real parts: objects through the Kubernetes API, the filer over HTTP, the master
 //! through weed's shell, the marks from the drives' bytes, mounts and processes from the kernel, files from the mounts.
 
+use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
