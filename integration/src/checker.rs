@@ -238,12 +238,7 @@ impl Differences {
     }
 
     fn secrets(&mut self, picture: &Picture) {
-        self.same(
-            picture.volumes.keys(),
-            "volume",
-            picture.secrets.keys(),
-            "Secret",
-        );
+        self.same(picture.volumes.keys(), "volume", picture.secrets.keys(), "Secret");
         for (name, keys) in &picture.secrets {
             if picture
                 .identities
@@ -338,12 +333,7 @@ impl Differences {
     }
 
     fn rest(&mut self, picture: &Picture) {
-        self.same(
-            picture.nodes.iter(),
-            "node",
-            picture.tokens.iter(),
-            "join token",
-        );
+        self.same(picture.nodes.iter(), "node", picture.tokens.iter(), "join token");
         for file in &picture.leftovers {
             self.say(format!("{file} was left by a write that did not end"));
         }

@@ -235,10 +235,7 @@ fn every_kind_of_difference_is_a_sentence() {
         },
         "drives with one mark",
     );
-    check(
-        &|p| p.members.clear(),
-        "mark on a drive, but no PoolMember",
-    );
+    check(&|p| p.members.clear(), "mark on a drive, but no PoolMember");
     check(&|p| p.mounts.push("member".into()), "mounts of a member");
     check(&|p| p.mounts.clear(), "no mount");
     check(&|p| assert!(p.mount_points.insert("former".into())), "former");
