@@ -365,28 +365,45 @@ async fn filer(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     Ok(())
 }
 
-/// What the master sees, by the shell that administrators use: its HTTP is closed.
+/// What the master sees, by the shell that administrators use: its HTTP is closed. (`volume.list` would be one command
+/// for both, and leaves out servers that hold nothing.)
 fn master(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
-    let said = cluster.weed_shell("volume.list")?;
+    let said = cluster.weed_shell("cluster.ps\ncollection.list")?;
+    let servers = servers(&said).with_context(|| format!("cluster.ps: {said}"))?;
     let filers_own = cluster.meta_endpoint();
-    let mut servers = 0;
-    for line in said.lines().map(str::trim_start) {
-        if let Some(rest) = line.strip_prefix("DataNode ") {
-            servers += 1;
-            let endpoint = rest.split(' ').next().unwrap_or_default();
-            if endpoint != filers_own {
-                picture.at_master.insert(endpoint.to_owned());
-            }
-        }
-        if let Some((_, rest)) = line.split_once("collection:\"") {
-            let name = rest.split('"').next().unwrap_or_default();
-            if name.starts_with(OURS) {
-                picture.collections.insert(name.to_owned());
-            }
-        }
-    }
-    ensure!(servers > 0, "volume.list shows no server: {said}");
+    picture
+        .at_master
+        .extend(servers.into_iter().filter(|server| *server != filers_own));
+    picture
+        .collections
+        .extend(collections(&said).with_context(|| format!("collection.list: {said}"))?);
     Ok(())
+}
+
+/// The volume servers in what `cluster.ps` says: the addresses below their heading; none where they are not as many as
+/// it says.
+fn servers(said: &str) -> Option<Vec<String>> {
+    let mut lines = said.lines();
+    let count = lines.find_map(|line| line.strip_prefix("* volume servers "))?;
+    let below = lines.take_while(|line| line.starts_with(' '));
+    let found: Vec<String> = below
+        .filter_map(|line| line.trim_start().strip_prefix("* "))
+        .filter(|line| !line.starts_with("data center: ") && !line.starts_with("rack: "))
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    (count.trim().parse() == Ok(found.len())).then_some(found)
+}
+
+/// Our collections in what `collection.list` says; none where it did not come to its end.
+fn collections(said: &str) -> Option<Vec<String>> {
+    let ends = |line: &str| line.starts_with("Total ") && line.ends_with(" collections.");
+    said.lines().any(ends).then(|| {
+        said.lines()
+            .filter_map(|line| line.split_once("collection:\"")?.1.split('"').next())
+            .filter(|name| name.starts_with(OURS))
+            .map(str::to_owned)
+            .collect()
+    })
 }
 
 fn machine(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
@@ -534,7 +551,7 @@ fn decode(text: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{from_base64, quantity};
+    use super::{collections, from_base64, quantity, servers};
 
     #[test]
     fn quantities_and_base64_are_read_as_others_write_them() {
@@ -549,5 +566,16 @@ mod tests {
         ] {
             assert_eq!(from_base64(text), plain);
         }
+    }
+
+    #[test]
+    fn the_shell_s_words_are_read_whole_or_not_at_all() {
+        let said = "* filers 1\n  * h:2.3 (8000GB 4.48) 2026-11-23\n    signature: -1\n* volume servers 2\n  \
+            * data center: one\n    * rack: node\n      * h:7 (8000GB 4.48)\n      * h:8 (8000GB 4.48)\n\
+            collection:\"\"\tvolumeCount:7\ncollection:\"uv-1\"\tvolumeCount:1\nTotal 2 collections.\n";
+        assert_eq!(servers(said), Some(vec!["h:7".to_owned(), "h:8".to_owned()]));
+        assert_eq!(collections(said), Some(vec!["uv-1".to_owned()]));
+        let cut = said.split("      * h:8").next().unwrap();
+        assert_eq!((servers(cut), collections(cut)), (None, None));
     }
 }
