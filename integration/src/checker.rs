@@ -60,6 +60,31 @@ pub fn compare(picture: &Picture) -> Vec<String> {
     found.0
 }
 
+impl Picture {
+    /// What its owner keeps: its directory says so, and its volume is no more.
+    fn kept(&self) -> impl Iterator<Item = &String> {
+        self.directories
+            .iter()
+            .filter(|(name, directory)| directory.kept && !self.volumes.contains_key(*name))
+            .map(|(name, _)| name)
+    }
+
+    /// Bytes of the slots that such take on a pool.
+    fn kept_on(&self, pool: &str) -> u64 {
+        let member = self.members.values().find(|member| member.pool == pool);
+        let here = |name: &&String| {
+            let mut rules = self.rules.iter();
+            rules.any(|rule| rule.volume == **name && rule.disk_tag == pool)
+        };
+        let slots: u64 = self
+            .kept()
+            .filter(here)
+            .filter_map(|name| self.collections.get(name))
+            .sum();
+        slots * member.map_or(0, |member| member.slot_bytes)
+    }
+}
+
 #[derive(Default)]
 struct Differences(Vec<String>);
 
@@ -174,9 +199,10 @@ impl Differences {
             for volume in &pool.reserved {
                 self.say(format!("pool {name}: bytes are still reserved for {volume}"));
             }
-            if pool.retained > 0 {
+            let kept = picture.kept_on(name);
+            if pool.retained != kept {
                 self.say(format!(
-                    "pool {name}: {} bytes belong to no volume any more",
+                    "pool {name} says that {} bytes are kept after their volumes, there are {kept}",
                     pool.retained
                 ));
             }
@@ -191,13 +217,19 @@ impl Differences {
     }
 
     fn backend(&mut self, picture: &Picture) {
-        let volumes = || picture.volumes.keys();
+        self.same(
+            picture.volumes.keys(),
+            "volume",
+            picture.identities.keys(),
+            "S3 identity",
+        );
+        // What is kept after its volume is all there but for its keys.
+        let volumes = || picture.volumes.keys().chain(picture.kept());
         self.same(volumes(), "volume", picture.directories.keys(), "directory");
-        self.same(volumes(), "volume", picture.identities.keys(), "S3 identity");
         self.same(
             volumes(),
             "volume",
-            picture.collections.iter(),
+            picture.collections.keys(),
             "collection at the master",
         );
         self.same(

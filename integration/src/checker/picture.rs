@@ -109,6 +109,8 @@ pub struct Directory {
     pub marked_as: String,
     /// Its quota in bytes.
     pub quota: u64,
+    /// Whether it says that it is kept after its volume.
+    pub kept: bool,
 }
 
 /// A rule of `filer.conf`.
@@ -154,8 +156,8 @@ pub struct Picture {
     pub rules: Vec<Rule>,
     /// The keys of each S3 identity that has a volume's name.
     pub identities: BTreeMap<String, Vec<(String, String)>>,
-    /// Collections with slots at the master.
-    pub collections: BTreeSet<String>,
+    /// How many slots each collection has at the master.
+    pub collections: BTreeMap<String, u64>,
     /// Volumes that have files on the members' drives.
     pub files: BTreeSet<String>,
     /// Volume servers that the master sees, the filer's own excepted.
@@ -332,6 +334,9 @@ async fn filer(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
             let directory = Directory {
                 marked_as: from_base64(&mark),
                 quota: number(&entry, "/Quota"),
+                kept: entry
+                    .pointer("/Extended/storage.billyronks.io~1retained")
+                    .is_some(),
             };
             picture.directories.insert(name, directory);
         }
@@ -394,16 +399,19 @@ fn servers(said: &str) -> Option<Vec<String>> {
     (count.trim().parse() == Ok(found.len())).then_some(found)
 }
 
-/// Our collections in what `collection.list` says; none where it did not come to its end.
-fn collections(said: &str) -> Option<Vec<String>> {
+/// Our collections and their slots in what `collection.list` says; none where it did not come to its end.
+fn collections(said: &str) -> Option<Vec<(String, u64)>> {
     let ends = |line: &str| line.starts_with("Total ") && line.ends_with(" collections.");
-    said.lines().any(ends).then(|| {
-        said.lines()
-            .filter_map(|line| line.split_once("collection:\"")?.1.split('"').next())
-            .filter(|name| name.starts_with(OURS))
-            .map(str::to_owned)
-            .collect()
-    })
+    let slots = |rest: &str| {
+        let (_, rest) = rest.split_once("volumeCount:")?;
+        rest.split('\t').next()?.parse().ok()
+    };
+    said.lines().any(ends).then_some(())?;
+    said.lines()
+        .filter_map(|line| line.split_once("collection:\"")?.1.split_once('"'))
+        .filter(|(name, _)| name.starts_with(OURS))
+        .map(|(name, rest)| Some((name.to_owned(), slots(rest)?)))
+        .collect()
 }
 
 fn machine(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
@@ -572,9 +580,9 @@ mod tests {
     fn the_shell_s_words_are_read_whole_or_not_at_all() {
         let said = "* filers 1\n  * h:2.3 (8000GB 4.48) 2026-11-23\n    signature: -1\n* volume servers 2\n  \
             * data center: one\n    * rack: node\n      * h:7 (8000GB 4.48)\n      * h:8 (8000GB 4.48)\n\
-            collection:\"\"\tvolumeCount:7\ncollection:\"uv-1\"\tvolumeCount:1\nTotal 2 collections.\n";
+            collection:\"\"\tvolumeCount:7\ncollection:\"uv-1\"\tvolumeCount:1\tsize:8\nTotal 2 collections.\n";
         assert_eq!(servers(said), Some(vec!["h:7".to_owned(), "h:8".to_owned()]));
-        assert_eq!(collections(said), Some(vec!["uv-1".to_owned()]));
+        assert_eq!(collections(said), Some(vec![("uv-1".to_owned(), 1)]));
         let cut = said.split("      * h:8").next().unwrap();
         assert_eq!((servers(cut), collections(cut)), (None, None));
     }

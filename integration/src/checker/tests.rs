@@ -73,6 +73,7 @@ fn good() -> Picture {
         Directory {
             marked_as: "uv-1".into(),
             quota: 4,
+            kept: false,
         },
     );
     picture.rules.push(Rule {
@@ -80,7 +81,7 @@ fn good() -> Picture {
         disk_tag: "pool".into(),
         read_only: false,
     });
-    picture.collections.insert("uv-1".into());
+    picture.collections.insert("uv-1".into(), 1);
     picture.files.insert("uv-1".into());
     picture
 }
@@ -101,6 +102,67 @@ fn a_released_mark_needs_no_member() {
         whole: true,
     });
     assert_eq!(compare(&picture), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_kept_after_its_volume_is_whole_and_counted_and_has_no_keys() {
+    let kept = || {
+        let mut picture = good();
+        for (name, directory) in [("uv-1", false), ("uv-2", true)] {
+            picture.directories.insert(
+                name.into(),
+                Directory {
+                    marked_as: name.into(),
+                    quota: 4,
+                    kept: directory,
+                },
+            );
+        }
+        picture.rules.push(Rule {
+            volume: "uv-2".into(),
+            disk_tag: "pool".into(),
+            read_only: false,
+        });
+        picture.collections.insert("uv-2".into(), 3);
+        picture.files.insert("uv-2".into());
+        let pool = picture.pools.get_mut("pool").unwrap();
+        (pool.retained, pool.available) = (3, 47);
+        picture
+    };
+    let found = |change: &dyn Fn(&mut Picture)| {
+        let mut picture = kept();
+        change(&mut picture);
+        compare(&picture)
+    };
+    assert_eq!(found(&|_| {}), Vec::<String>::new());
+    for (change, words) in [
+        (
+            &(|p: &mut Picture| drop(p.identities.insert("uv-2".into(), vec![]))) as &dyn Fn(&mut Picture),
+            "S3 identity",
+        ),
+        (
+            &|p: &mut Picture| drop(p.secrets.insert("uv-2".into(), Default::default())),
+            "Secret",
+        ),
+        (
+            &|p: &mut Picture| assert!(p.files.remove("uv-2")),
+            "no file of it",
+        ),
+        (
+            &|p: &mut Picture| assert_eq!(p.collections.insert("uv-2".into(), 4), Some(3)),
+            "there are 4",
+        ),
+        (
+            &|p: &mut Picture| p.directories.get_mut("uv-2").unwrap().kept = false,
+            "directory, but no volume",
+        ),
+    ] {
+        let found = found(change);
+        assert!(
+            found.iter().any(|sentence| sentence.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
 }
 
 #[test]
@@ -155,7 +217,7 @@ fn every_kind_of_difference_is_a_sentence() {
     );
     check(
         &|p| p.pools.get_mut("pool").unwrap().retained = 1,
-        "1 bytes belong to no volume",
+        "says that 1 bytes are kept after their volumes, there are 0",
     );
     check(
         &|p| {
@@ -192,7 +254,10 @@ fn every_kind_of_difference_is_a_sentence() {
         &|p| drop(p.secrets.insert("uv-9".into(), Default::default())),
         "uv-9",
     );
-    check(&|p| assert!(p.collections.insert("uv-9".into())), "uv-9");
+    check(
+        &|p| assert_eq!(p.collections.insert("uv-9".into(), 1), None),
+        "uv-9",
+    );
     check(&|p| assert!(p.files.insert("uv-9".into())), "uv-9");
     check(
         &|p| {

@@ -56,11 +56,14 @@ impl Dice {
     }
 
     /// How long a program lives, and whether that is counted from its being ready: most die young, the others live
-    /// long enough, on a slow machine as well, to finish something.
-    fn life(&mut self) -> (bool, Duration) {
+    /// long enough to finish something, on a slow machine (where to be ready took `grew_up_in`) as well.
+    fn life(&mut self, grew_up_in: Duration) -> (bool, Duration) {
+        let slow = u64::try_from(grew_up_in.as_millis())
+            .unwrap_or(u64::MAX)
+            .min(10_000);
         match self.below(100) {
             0..60 => (false, Duration::from_millis(self.below(700))),
-            _ => (true, Duration::from_millis(self.below(2000))),
+            _ => (true, Duration::from_millis(self.below(1500 + 2 * slow))),
         }
     }
 }
@@ -79,15 +82,16 @@ async fn haunt(
     left: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
 ) -> Result<(Component, u32)> {
-    let mut deaths = 0;
+    let (mut deaths, mut born, mut grew_up_in) = (0, Instant::now(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed)
         && left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
             .is_ok()
     {
-        let (grown_up, life) = dice.life();
+        let (grown_up, life) = dice.life(grew_up_in);
         if grown_up {
             component.ready(PATIENCE).await?;
+            grew_up_in = born.elapsed();
         }
         tokio::time::sleep(life).await;
         if let Some(status) = component.ended()? {
@@ -95,6 +99,7 @@ async fn haunt(
         }
         component.kill()?;
         component.start()?;
+        born = Instant::now();
         deaths += 1;
     }
     component.ready(PATIENCE).await?;
@@ -209,7 +214,8 @@ async fn a_thousand_random_deaths_under_load_lose_double_and_leak_nothing() -> R
                 survivors.push(component);
             }
             Some(done) = workers.join_next() => {
-                done??;
+                let died = kills - left.load(Ordering::Relaxed);
+                done?.with_context(|| format!("after {died} kills in {:.0?}, SMART_STORAGE_SEED={seed}", start.elapsed()))?;
                 anyhow::bail!("a worker stopped before its time");
             }
             () = &mut ends, if !stop.load(Ordering::Relaxed) => stop.store(true, Ordering::Relaxed),
