@@ -7,6 +7,7 @@
 
 mod marks;
 mod picture;
+mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 pub use self::{
     marks::Mark,
-    picture::{Claim, Directory, Member, Picture, Pool, Rule, Server, Volume, read},
+    picture::{Claim, Directory, Member, Picture, Pool, Rule, Server, Volume, read, read_machine},
 };
 use crate::cluster::Cluster;
 
@@ -44,6 +45,54 @@ pub async fn converged(cluster: &Cluster, deadline: Duration) -> Result<Duration
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// What may not be at any moment, however much is half-way: also where a program has just died. The store is read where
+/// it was the controller's death.
+///
+/// # Errors
+/// The machine cannot be read, or something of that is there.
+pub fn holds_at_any_moment(cluster: &Cluster, controller_is_dead: bool) -> Result<()> {
+    let found = never(&read_machine(cluster, controller_is_dead)?);
+    ensure!(found.is_empty(), "what may never be:\n  {}", found.join("\n  "));
+    Ok(())
+}
+
+/// As [`holds_at_any_moment`], a sentence each.
+#[must_use]
+pub fn never(picture: &Picture) -> Vec<String> {
+    let mut found = Differences::default();
+    for mark in picture.marks.iter().filter(|mark| mark.going) {
+        if picture.mounts.contains(&mark.member) {
+            found.say(format!(
+                "{}: its mark says that {} is released, and it is mounted",
+                mark.drive, mark.member
+            ));
+        }
+    }
+    found.once(
+        picture.marks.iter().map(|mark| &mark.member),
+        "drives with one mark",
+    );
+    found.once(picture.mounts.iter(), "mounts of a member");
+    for mount in &picture.mounts {
+        if !picture.records.contains(mount) {
+            found.say(format!(
+                "{mount}: it is mounted, and the agent has no record of it"
+            ));
+        }
+    }
+    for (name, pool) in &picture.pools {
+        let mine = picture.volumes.values().filter(|volume| volume.pool == *name);
+        let held: u64 = mine.map(|volume| volume.promised).sum();
+        if held > pool.promised {
+            found.say(format!(
+                "pool {name} has promised {} bytes, and its volumes hold {held}: the rest can be promised twice",
+                pool.promised
+            ));
+        }
+    }
+    found.0
 }
 
 /// Everything that does not fit together, a sentence each.

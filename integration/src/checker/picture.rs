@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::marks::{self, Mark};
+use super::{
+    marks::{self, Mark},
+    store,
+};
 use crate::{cluster::Cluster, drives::LoopDrive};
 
 const GROUP: &str = "/apis/storage.billyronks.io/v1";
@@ -193,7 +196,21 @@ pub async fn read(cluster: &Cluster) -> Result<Picture> {
     Ok(picture)
 }
 
-fn text(value: &Value, pointer: &str) -> String {
+/// Reads what the machine alone shows: drives, mounts, processes, files; and the store, where its owner is `dead`.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn read_machine(cluster: &Cluster, dead: bool) -> Result<Picture> {
+    let mut picture = Picture::default();
+    machine(cluster, &mut picture).context("the machine")?;
+    if dead {
+        let file = cluster.state().join("controller/store.redb");
+        store::read(&file, &mut picture).context("the store")?;
+    }
+    Ok(picture)
+}
+
+pub(super) fn text(value: &Value, pointer: &str) -> String {
     value
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -237,6 +254,34 @@ fn quantity(text: &str) -> u64 {
     digits.parse::<u64>().unwrap_or_default() * unit
 }
 
+pub(super) fn pool(object: &Value) -> Pool {
+    Pool {
+        phase: text(object, "/status/phase"),
+        words: words(object),
+        deleting: deleting(object),
+        total: number(object, "/status/totalCapacityBytes"),
+        promised: number(object, "/status/promisedBytes"),
+        available: number(object, "/status/availableCapacityBytes"),
+        retained: number(object, "/status/retainedBytes"),
+        reserved: items(object, "/status/reservations")
+            .iter()
+            .map(|reservation| text(reservation, "/volume"))
+            .collect(),
+    }
+}
+
+pub(super) fn volume(object: &Value) -> Volume {
+    Volume {
+        pool: text(object, "/spec/placement/pool"),
+        claim_uid: text(object, "/spec/claimRef/uid"),
+        bytes: number(object, "/spec/capacityBytes"),
+        promised: number(object, "/spec/placement/promisedBytes"),
+        phase: text(object, "/status/phase"),
+        words: words(object),
+        deleting: deleting(object),
+    }
+}
+
 async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     let client = cluster.kube().await?;
     let list = async |path: String| -> Result<Vec<Value>> {
@@ -246,20 +291,9 @@ async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     };
     // The requests last: whoever is bound by then has a volume in the lists before.
     for object in list(format!("{GROUP}/unifiedpools")).await? {
-        let pool = Pool {
-            phase: text(&object, "/status/phase"),
-            words: words(&object),
-            deleting: deleting(&object),
-            total: number(&object, "/status/totalCapacityBytes"),
-            promised: number(&object, "/status/promisedBytes"),
-            available: number(&object, "/status/availableCapacityBytes"),
-            retained: number(&object, "/status/retainedBytes"),
-            reserved: items(&object, "/status/reservations")
-                .iter()
-                .map(|reservation| text(reservation, "/volume"))
-                .collect(),
-        };
-        picture.pools.insert(text(&object, "/metadata/name"), pool);
+        picture
+            .pools
+            .insert(text(&object, "/metadata/name"), pool(&object));
     }
     for object in list(format!("{GROUP}/poolmembers")).await? {
         let member = Member {
@@ -285,16 +319,9 @@ async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
             .extend(claimed.map(|drive| text(drive, "/id")));
     }
     for object in list(format!("{GROUP}/unifiedvolumes")).await? {
-        let volume = Volume {
-            pool: text(&object, "/spec/placement/pool"),
-            claim_uid: text(&object, "/spec/claimRef/uid"),
-            bytes: number(&object, "/spec/capacityBytes"),
-            promised: number(&object, "/spec/placement/promisedBytes"),
-            phase: text(&object, "/status/phase"),
-            words: words(&object),
-            deleting: deleting(&object),
-        };
-        picture.volumes.insert(text(&object, "/metadata/name"), volume);
+        picture
+            .volumes
+            .insert(text(&object, "/metadata/name"), volume(&object));
     }
     for object in list("/api/v1/secrets".to_owned()).await? {
         let name = text(&object, "/metadata/name");

@@ -32,6 +32,7 @@ fn good() -> Picture {
         drive: "a.img".into(),
         member: "member".into(),
         released: false,
+        going: false,
         whole: true,
     });
     picture.mounts.push("member".into());
@@ -99,9 +100,52 @@ fn a_released_mark_needs_no_member() {
         drive: "b.img".into(),
         member: "former".into(),
         released: true,
+        going: true,
         whole: true,
     });
     assert_eq!(compare(&picture), Vec::<String>::new());
+}
+
+#[test]
+fn what_may_never_be_is_told_from_what_is_half_way() {
+    let found = |change: &dyn Fn(&mut Picture)| {
+        let mut picture = good();
+        change(&mut picture);
+        never(&picture)
+    };
+    for half_way in [
+        &(|p: &mut Picture| p.mounts.clear()) as &dyn Fn(&mut Picture),
+        &|p| p.servers.clear(),
+        &|p| p.pools.get_mut("pool").unwrap().promised = 11,
+        &|p| (p.marks[0].going, p.marks[0].whole) = (true, false),
+    ] {
+        let change = |p: &mut Picture| {
+            half_way(p);
+            if p.marks[0].going {
+                p.mounts.clear();
+            }
+        };
+        assert_eq!(found(&change), Vec::<String>::new());
+    }
+    for (change, words) in [
+        (
+            &(|p: &mut Picture| p.marks[0].going = true) as &dyn Fn(&mut Picture),
+            "is released, and it is mounted",
+        ),
+        (&|p| p.marks.push(p.marks[0].clone()), "drives with one mark"),
+        (&|p| p.mounts.push("member".into()), "mounts of a member"),
+        (&|p| p.records.clear(), "no record of it"),
+        (
+            &|p| p.pools.get_mut("pool").unwrap().promised = 9,
+            "can be promised twice",
+        ),
+    ] {
+        let found = found(change);
+        assert!(
+            found.iter().any(|sentence| sentence.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
 }
 
 #[test]

@@ -144,7 +144,9 @@ impl Bed {
         for (step, died) in steps.iter().zip(died) {
             let component = self.component(step.program);
             if component.has_died().with_context(|| format!("{step:?}"))? {
-                component.start()?;
+                checker::holds_at_any_moment(&self.cluster, step.program == "controller")
+                    .with_context(|| format!("{step:?}"))?;
+                self.component(step.program).start()?;
                 *died = true;
             }
         }
