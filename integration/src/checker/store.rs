@@ -17,7 +17,8 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 pub(super) fn read(file: &Path, picture: &mut Picture) -> Result<()> {
     let copy = tempfile::NamedTempFile::new()?;
     fs::copy(file, copy.path()).with_context(|| file.display().to_string())?;
-    let table = Database::open(copy.path())?.begin_read()?.open_table(OBJECTS)?;
+    let database = Database::open(copy.path())?;
+    let table = database.begin_read()?.open_table(OBJECTS)?;
     for row in table.iter()? {
         let (key, json) = row?;
         let object: Value = serde_json::from_slice(json.value())?;

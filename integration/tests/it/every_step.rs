@@ -438,15 +438,15 @@ fn has_code(error: &anyhow::Error, code: u16) -> bool {
 }
 
 /// A pool that claims the one free drive, until it is Ready.
-pub async fn take(cluster: &Cluster) -> Result<()> {
-    quietly(PATIENCE, "the pool is made", || async {
+pub async fn take(cluster: &Cluster, patience: Duration) -> Result<()> {
+    quietly(patience, "the pool is made", || async {
         match kube(cluster, Method::POST, POOLS, Some(&pool())).await {
             Err(error) if !has_code(&error, 409) => Err(error),
             _ => Ok(Some(())),
         }
     })
     .await?;
-    quietly(PATIENCE, "the pool is Ready", || async {
+    quietly(patience, "the pool is Ready", || async {
         let pool = kube(cluster, Method::GET, &format!("{POOLS}/step"), None).await?;
         ensure!(text(&pool, "/status/phase")? == "Ready", "{pool}");
         Ok(Some(()))
@@ -455,16 +455,16 @@ pub async fn take(cluster: &Cluster) -> Result<()> {
 }
 
 /// The pool deleted, until its drive is released and it is gone.
-pub async fn release(cluster: &Cluster) -> Result<()> {
+pub async fn release(cluster: &Cluster, patience: Duration) -> Result<()> {
     let path = format!("{POOLS}/step");
-    quietly(PATIENCE, "the pool's deletion is taken", || async {
+    quietly(patience, "the pool's deletion is taken", || async {
         match kube(cluster, Method::DELETE, &path, None).await {
             Err(error) if !has_code(&error, 404) => Err(error),
             _ => Ok(Some(())),
         }
     })
     .await?;
-    quietly(PATIENCE, "the pool is gone", || async {
+    quietly(patience, "the pool is gone", || async {
         match kube(cluster, Method::GET, &path, None).await {
             Err(error) if has_code(&error, 404) => Ok(Some(())),
             Err(error) => Err(error),
@@ -522,9 +522,9 @@ async fn a_death_at_any_point_of_a_drive_s_way_loses_doubles_and_leaks_nothing()
         for (part, (mine, agents)) in armed.iter().enumerate() {
             let both: Vec<&Step> = mine.iter().chain(agents).collect();
             let died = if part == 0 {
-                bed.during(&both, take(&instance)).await?.1
+                bed.during(&both, take(&instance, PATIENCE)).await?.1
             } else {
-                bed.during(&both, release(&instance)).await?.1
+                bed.during(&both, release(&instance, PATIENCE)).await?.1
             };
             for (step, died) in both.iter().zip(died) {
                 if step.point == "store-after-commit" {
