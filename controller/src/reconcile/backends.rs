@@ -28,7 +28,14 @@ pub struct Backends {
     defaults: SeaweedDefaults,
     made: Mutex<HashMap<SeaweedDefaults, SeaweedFs>>,
     seen: Mutex<HashMap<SeaweedDefaults, (Timestamp, Health)>>,
-    leftovers: Mutex<HashMap<SeaweedDefaults, (Timestamp, Found)>>,
+    leftovers: Mutex<Leftovers>,
+}
+
+#[derive(Default)]
+struct Leftovers {
+    seen: HashMap<SeaweedDefaults, (Timestamp, Found)>,
+    /// How often it was said that there is something new to see.
+    news: u64,
 }
 
 /// What a pool's backend said of itself.
@@ -48,7 +55,7 @@ impl Backends {
             defaults,
             made: Mutex::new(HashMap::new()),
             seen: Mutex::new(HashMap::new()),
-            leftovers: Mutex::new(HashMap::new()),
+            leftovers: Mutex::default(),
         }
     }
 
@@ -149,27 +156,39 @@ impl Backends {
         too_old: Duration,
     ) -> Option<Found> {
         let leftovers = self.leftovers.lock();
-        let (at, found) = leftovers.get(endpoints)?;
+        let (at, found) = leftovers.seen.get(endpoints)?;
         (now.duration_since(*at).unsigned_abs() < too_old).then(|| Found::clone(found))
     }
 
-    /// Keeps what was seen, for the other pools there.
+    /// To be asked before a look, and told with what it saw.
+    pub(super) fn news_of_leftovers(&self) -> u64 {
+        self.leftovers.lock().news
+    }
+
+    /// Keeps what was seen, for the other pools there. A look that began before something new came may not have seen
+    /// it: none then, and nothing is kept.
     pub(super) fn saw_leftovers(
         &self,
         endpoints: SeaweedDefaults,
+        since: u64,
         now: Timestamp,
         found: Vec<Leftover>,
-    ) -> Found {
+    ) -> Option<Found> {
+        let mut leftovers = self.leftovers.lock();
+        if leftovers.news != since {
+            return None;
+        }
         let found = Found::new(found);
-        self.leftovers
-            .lock()
-            .insert(endpoints, (now, Found::clone(&found)));
-        found
+        leftovers.seen.insert(endpoints, (now, Found::clone(&found)));
+        Some(found)
     }
 
     /// Has what belongs to no volume looked for again.
     pub(super) fn look_again(&self, pool: &UnifiedPool) {
-        self.leftovers.lock().remove(&self.endpoints(pool));
+        let endpoints = self.endpoints(pool);
+        let mut leftovers = self.leftovers.lock();
+        leftovers.news += 1;
+        leftovers.seen.remove(&endpoints);
     }
 }
 
@@ -185,4 +204,43 @@ pub(super) fn trouble(error: &BackendError) -> BackendTrouble {
 /// The adapter as a backend of the reconcilers.
 pub(super) fn backend(adapter: SeaweedFs) -> Backend {
     Backend::SeaweedFs(adapter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_began_before_something_was_left_is_not_believed() {
+        let backends = Backends::new(SeaweedDefaults {
+            master: "h:1".to_owned(),
+            filer: "h:2".to_owned(),
+            s3: "h:3".to_owned(),
+            security: None,
+        });
+        let pool: UnifiedPool = serde_json::from_value(serde_json::json!({
+            "apiVersion": "storage.billyronks.io/v1", "kind": "UnifiedPool", "metadata": {"name": "p"},
+            "spec": {"poolType": "file", "backend": {"type": "seaweedfs"}},
+        }))
+        .unwrap();
+        let (endpoints, now) = (backends.endpoints(&pool), Timestamp::UNIX_EPOCH);
+        let seen = |backends: &Backends| backends.leftovers_seen(&endpoints, now, Duration::from_secs(600));
+
+        let before = backends.news_of_leftovers();
+        backends.look_again(&pool);
+        assert!(
+            backends
+                .saw_leftovers(endpoints.clone(), before, now, vec![])
+                .is_none()
+        );
+        assert!(seen(&backends).is_none(), "the next look is a look");
+
+        let since = backends.news_of_leftovers();
+        assert!(
+            backends
+                .saw_leftovers(endpoints.clone(), since, now, vec![])
+                .is_some()
+        );
+        assert!(seen(&backends).is_some());
+    }
 }

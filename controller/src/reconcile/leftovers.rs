@@ -30,7 +30,8 @@ pub(super) struct Finding {
     pub(super) bytes: u64,
 }
 
-/// What is there now, from a look that is at most ten minutes old; none where the backend cannot be looked at.
+/// What is there now, from a look that is at most ten minutes old; none where the backend cannot be looked at, or
+/// something was left while it was: then the pool's next look tells.
 pub(super) async fn look(
     pool: &UnifiedPool,
     adapter: &SeaweedFs,
@@ -38,6 +39,7 @@ pub(super) async fn look(
     context: &Context,
 ) -> Option<Finding> {
     let endpoints = context.backends.endpoints(pool);
+    let since = context.backends.news_of_leftovers();
     let found = match context
         .backends
         .leftovers_seen(&endpoints, context.now(), LOOKED_FOR_EVERY)
@@ -46,7 +48,7 @@ pub(super) async fn look(
         None => match search(adapter, context).await {
             Ok(found) => context
                 .backends
-                .saw_leftovers(endpoints.clone(), context.now(), found),
+                .saw_leftovers(endpoints.clone(), since, context.now(), found)?,
             Err(error) => {
                 tracing::debug!(%error, pool = %pool.name_any(), "orphans not looked for");
                 return None;
