@@ -193,6 +193,40 @@ async fn an_older_and_a_newer_protocol_are_refused_with_the_versions() {
 }
 
 #[tokio::test]
+async fn who_comes_again_and_again_is_heard_slowly_and_said_once() {
+    let bed = Bed::new().await;
+    let (controller, identity) = (
+        bed.controller.agents,
+        bed.controller.identity("node-1", SystemTime::now()),
+    );
+    let storm = tokio::spawn(async move {
+        loop {
+            let mut rogue = Rogue::open_at(controller, &identity).await;
+            rogue.say(hello("node-2")).await;
+            rogue.ended().await;
+        }
+    });
+    // 4096 units at once, 256 a second: a stream costs 32, and its Hello one.
+    let most = |since: Instant| 125 + (since.elapsed().as_millis() * 256 / 1000 / 33) as u64;
+    let began = Instant::now();
+    until("the storm", || bed.controller.refused("other_node") >= 120).await;
+    for _ in 0..5 {
+        bed.witness.noticed_nothing(&bed.controller).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let heard = bed.controller.refused("other_node");
+    assert!(heard <= most(began), "{heard} of {}", most(began));
+    assert!(!storm.is_finished(), "it only waits");
+    storm.abort();
+    let lines = bed.heard.count(&["stream refused", "other_node"]);
+    assert!(
+        lines <= 1 + began.elapsed().as_secs() as usize / 10,
+        "{lines} lines for {heard} streams"
+    );
+    bed.witness.noticed_nothing(&bed.controller).await;
+}
+
+#[tokio::test]
 async fn hello_is_said_once() {
     let bed = Bed::new().await;
     let mut rogue = Rogue::welcomed(&bed.controller, "node-1").await;
@@ -345,11 +379,23 @@ async fn of_ten_thousand_drives_a_thousand_are_remembered_and_the_node_says_so()
     assert_eq!(record().drives.len(), wire::MOST);
     let told = |words: &str| record().faults.iter().any(|fault| fault.detail.contains(words));
     assert!(told("10000 entries"), "{:?}", record().faults);
+    let counted = || {
+        let probe = [("probe", wire::PROBE)];
+        bed.controller.hub.metrics.faults.get_or_create(&probe).get()
+    };
+    assert_eq!(counted(), 1);
     // Nor by deltas.
     rogue.say(delta(1, 1, "one-more")).await;
     until("the delta", || record().session.sequence == 1).await;
     assert_eq!(record().drives.len(), wire::MOST);
     assert!(told("it tells of more"));
+    // However often it tells them.
+    rogue.say(snapshot(2, (0..10_000).map(drive).collect())).await;
+    until("counted again", || counted() == 2).await;
+    let said = bed
+        .heard
+        .count(&["not all of a message was taken", "10000 entries"]);
+    assert_eq!(said, 1, "{}", bed.heard.all());
     bed.witness.noticed_nothing(&bed.controller).await;
 }
 
