@@ -66,7 +66,8 @@ impl Need {
             Self::Contract => {
                 let folder = env::var_os("CONTRACT_TOOLS").unwrap_or_default();
                 let program = |name| Command::new(Path::new(&folder).join("bin").join(name));
-                let name = "schemathesis and spectral (integration/test installs them; CONTRACT_TOOLS says where)";
+                let name =
+                    "schemathesis and spectral (integration/test installs them; CONTRACT_TOOLS says where)";
                 return answers(program("schemathesis").arg("--version"), name)
                     .or_else(|| answers(program("spectral").arg("--version"), name));
             }
