@@ -357,7 +357,6 @@ async fn finish(
         members: &views,
         orphans: orphans_words.as_deref(),
         shortage: seen.plan.shortage.as_deref(),
-        promised_bytes: old.promised_bytes,
         volumes: volumes(name, context),
         deleting: live.metadata.deletion_timestamp.is_some(),
         error: seen
@@ -365,7 +364,7 @@ async fn finish(
             .as_ref()
             .map(|(reason, message)| (reason.as_str(), message.as_str())),
     });
-    let sums = sums(&views, old.promised_bytes);
+    let sums = sums(&views);
     let mut status = UnifiedPoolStatus {
         phase: convert::word(decision.phase).unwrap_or_default(),
         drive_count: sums.drives,
