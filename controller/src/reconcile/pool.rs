@@ -349,8 +349,8 @@ async fn finish(
     let old = live.status.clone().unwrap_or_default();
     let views: Vec<PoolMemberView> = members.iter().map(|member| view(member)).collect();
     let (orphans, retained_bytes) = match &seen.leftovers {
-        Some(found) => (found.orphans.clone(), found.bytes),
-        None => (old.orphans.clone(), old.retained_bytes),
+        Some(found) if found.look == context.backends.look() => (found.orphans.clone(), found.bytes),
+        _ => (old.orphans.clone(), old.retained_bytes),
     };
     let orphans_words = orphans.as_ref().map(leftovers::words);
     let decision = decide(&PoolObservation {

@@ -122,6 +122,17 @@ async fn a_lost_drive_holds_back_what_it_may_hold_and_nothing_else() -> Result<(
     })
     .await?;
     ensure!(text(&waiting, "/status/phase")? == "Deleting", "{waiting}");
+    // What may still be there is no room for others: only what was seen deleted is given back.
+    let promise = number(&before, "/status/promisedBytes")?;
+    eventually(PATIENCE, "its bytes stay promised while it waits", || async {
+        let promised = number(&cluster.object(POOL).await?, "/status/promisedBytes")?;
+        ensure!(
+            promised == promise,
+            "{promised} is promised, {promise} was before"
+        );
+        Ok(Some(()))
+    })
+    .await?;
 
     cluster.attach("demo-3", 0)?;
     eventually(PATIENCE, "the drive is back, and the rest is deleted", || {
