@@ -53,7 +53,8 @@ pub(super) async fn remove(
     context.succeeded(&format!("backend/{name}"));
     let pool = &volume.spec.placement.pool;
     if volume.spec.reclaim_policy == ReclaimPolicy::Retain {
-        // Its bytes are counted as retained before they are no promise any more.
+        // Its bytes are counted as retained before they are no promise any more, and by no look from before.
+        context.backends.look_again();
         context
             .allocator
             .retain(pool, volume.spec.placement.promised_bytes)
@@ -64,9 +65,7 @@ pub(super) async fn remove(
     // Only now is it true that the bytes are free.
     context.allocator.recount_soon(pool);
     if volume.spec.reclaim_policy == ReclaimPolicy::Retain {
-        if let Some(pool) = pool_of(volume, context) {
-            context.backends.look_again(&pool);
-        }
+        context.backends.look_again();
         context.tell(Change::Leftovers(pool.clone()));
     }
     Ok(Action::await_change())
