@@ -13,12 +13,14 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use smart_storage_core::registry::Registry;
+use smart_storage_core::{registry::Registry, retry};
 use tokio::sync::broadcast;
 
 use super::{Allocator, Backends, Change, Clock, Stores};
 use crate::{agents::AgentsHub, metrics::Metrics};
 
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Longer than any pause between two tries.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
 
@@ -246,7 +248,7 @@ impl Context {
         }
     }
 
-    /// Seconds until the next try of something that failed: 1, 2, 4 ... 60, with a fifth of jitter by its name.
+    /// The pause until the next try of something that failed: 1, 2, 4 ... 60 s, and the jitter of its name.
     pub(super) fn back_off(&self, key: &str) -> Duration {
         let now = self.now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,12 +259,7 @@ impl Context {
             .or_insert(Failures { count: 0, last: now });
         failed.count = failed.count.saturating_add(1);
         failed.last = now;
-        let count = failed.count;
-        let base = 500_u64.saturating_mul(1 << count.min(7)).min(60_000);
-        let jitter = key.bytes().fold(u64::from(count), |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-        }) % 20;
-        Duration::from_millis(base + base * jitter / 100)
+        retry::pause(key, failed.count, FIRST_PAUSE, LONGEST_PAUSE)
     }
 
     pub(super) fn succeeded(&self, key: &str) {
