@@ -139,18 +139,19 @@ pub(super) async fn reconcile(volume: Arc<UnifiedVolume>, context: Arc<Context>)
     } else {
         provision(&volume, &context).await?
     };
-    publish_volume(&api, &volume, claim_gone, &made, &context).await?;
-    Ok(match &made.trouble {
+    // Before it is told: what is refused there, and so looked at again at once, was tried all the same.
+    let after = match &made.trouble {
         Some(trouble) => {
-            let after = context.troubled(&key, trouble, generation);
             tracing::debug!(volume = %volume.name_any(), reason = %trouble.reason, message = %trouble.message, "backend trouble");
-            Action::requeue(after)
+            context.troubled(&key, trouble, generation)
         }
         None => {
             context.succeeded(&key);
-            Action::requeue(ASSERT_AGAIN)
+            ASSERT_AGAIN
         }
-    })
+    };
+    publish_volume(&api, &volume, claim_gone, &made, &context).await?;
+    Ok(Action::requeue(after))
 }
 
 async fn claim_is_gone(volume: &UnifiedVolume, context: &Context) -> Result<bool, Error> {

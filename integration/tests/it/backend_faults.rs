@@ -121,7 +121,14 @@ async fn answers_go_on(cluster: &Cluster, kept: &str) -> Result<()> {
     timeout(WITHOUT_THE_BACKEND, rest.delete(&format!("/v1/storage/{brief}")))
         .await
         .context("DELETE")??;
-    gone(cluster, &brief).await?;
+    eventually(WELL_WITHIN, "what never had a place goes at once", || async {
+        let (status, claim) = rest
+            .call(Method::GET, &format!("/v1/storage/{brief}"), None)
+            .await?;
+        ensure!(status == StatusCode::NOT_FOUND, "{claim}");
+        Ok(Some(()))
+    })
+    .await?;
     // This one needs the filer: it is refused with the reason, and changes nothing.
     let path = format!("/v1/storage/{kept}/credentials");
     let (status, answer) = timeout(WITHOUT_THE_BACKEND, rest.call(Method::POST, &path, None))
@@ -208,7 +215,8 @@ impl<'a> Counted<'a> {
         let most = volumes * tries_within(elapsed, 60.0) + LEFTOVERS;
         ensure!(
             calls <= most,
-            "{calls} calls of the filer, {most} are in the schedule"
+            "{calls} calls of the filer, {most} are in the schedule: {:#?}",
+            self.doors.filer.counts()
         );
         // One more: the last question to a part that was well came just before.
         let most = tries_within(elapsed, 5.0) + 1;
