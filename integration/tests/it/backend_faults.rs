@@ -6,7 +6,7 @@ mod foreign;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -477,7 +477,7 @@ async fn still_reads(user: &S3) -> Result<()> {
     .await
 }
 
-async fn the_books_are_full(cluster: &mut Cluster, store: &PathBuf, living: &mut Vec<String>) -> Result<()> {
+async fn the_books_are_full(cluster: &mut Cluster, store: &Path, living: &mut Vec<String>) -> Result<()> {
     println!("  the filer's disk is full");
     let doomed = ask(cluster, "doomed").await?;
     cluster.phase(&doomed, "Ready", WELL_WITHIN).await?;
