@@ -76,6 +76,7 @@ pub(super) async fn remove(
             .allocator
             .retain(pool, volume.spec.placement.promised_bytes)
             .await?;
+        crate::fault::point("bytes-retained");
     }
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
