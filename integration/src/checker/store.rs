@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::Value;
 
@@ -23,11 +23,15 @@ pub(super) fn read(file: &Path, picture: &mut Picture) -> Result<()> {
         let (key, json) = row?;
         let object: Value = serde_json::from_slice(json.value())?;
         let name = text(&object, "/metadata/name");
-        match key.value().split('\0').next() {
+        match key.value().split(['.', '\0']).next() {
             Some("unifiedpools") => drop(picture.pools.insert(name, pool(&object))),
             Some("unifiedvolumes") => drop(picture.volumes.insert(name, volume(&object))),
             _ => {}
         }
     }
+    ensure!(
+        !picture.pools.is_empty() && !picture.volumes.is_empty(),
+        "it has no pool or no volume: its keys are read wrongly"
+    );
     Ok(())
 }
