@@ -16,6 +16,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use reqwest::StatusCode;
 use serde_json::Value;
 use smart_storage_proto::v1::storage_service_client::StorageServiceClient;
 use tonic::{
@@ -34,6 +35,8 @@ use crate::{
 
 /// How many ports after the first an instance takes.
 const PORTS: u16 = 17;
+/// How long a new key may take from the filer to the S3 gateway.
+const KEYS_KNOWN: Duration = Duration::from_secs(15);
 /// The node's name in every instance of the test bed.
 pub const NODE: &str = "bed-node";
 
@@ -301,13 +304,20 @@ impl Cluster {
                 .with_context(|| format!("no {pointer} in an answer"))?
                 .to_owned())
         };
-        S3::new(
+        let s3 = S3::new(
             self.http.clone(),
             &text(&claim, "/access/s3/endpoint")?,
             &text(&claim, "/access/s3/bucket")?,
             &text(&given, "/access_key")?,
             &text(&given, "/secret_key")?,
-        )
+        )?;
+        // The gateway hears of new keys from the filer, a moment after the filer has them.
+        eventually(KEYS_KNOWN, "the S3 gateway knows the new keys", || async {
+            let (status, _) = s3.get("no-such-file").await?;
+            Ok((status == StatusCode::NOT_FOUND).then_some(()))
+        })
+        .await?;
+        Ok(s3)
     }
 
     /// kubectl against this instance.

@@ -1,4 +1,4 @@
-//! What a claim costs a pool, and the arithmetic of promises.
+//! What a claim costs a pool, and whether it still fits.
 //!
 //! SeaweedFS hands out slots of a fixed size, so a claim costs whole slots: its capacity, a third more for
 //! garbage that is not vacuumed yet, times the copies. A promise is made once, at one place, by raising the
@@ -73,35 +73,9 @@ pub const fn reserve(capacity: u64, promised: u64, cost: Cost) -> Result<u64, Sh
     }
 }
 
-/// The new sum of promises once one was given back.
-#[must_use]
-pub const fn release(promised: u64, cost: Cost) -> u64 {
-    promised.saturating_sub(cost.bytes)
-}
-
-/// What growing from one cost to another must reserve first; nothing where it fits in the slots it has.
-#[must_use]
-pub const fn growth(from: Cost, to: Cost) -> Cost {
-    Cost {
-        bytes: to.bytes.saturating_sub(from.bytes),
-        slots: to.slots.saturating_sub(from.slots),
-    }
-}
-
-/// The true sum of promises: every volume on the pool, whatever its phase, and what is reserved for a volume
-/// that is not written yet.
-#[must_use]
-pub fn recount(volumes: impl IntoIterator<Item = Cost>, in_flight: impl IntoIterator<Item = Cost>) -> u64 {
-    volumes
-        .into_iter()
-        .chain(in_flight)
-        .fold(0, |sum, cost| sum.saturating_add(cost.bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
 
@@ -121,63 +95,5 @@ mod tests {
             shortage.to_string(),
             "needs 11 B with copies and room for garbage, 10 B of 100 B are free (90 B promised)"
         );
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        /// Ask, and write the volume.
-        Create(u64),
-        /// Ask, and crash before the volume is written.
-        Crash(u64),
-        Delete(usize),
-        Recount,
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            (1u64..200).prop_map(Step::Create),
-            (1u64..200).prop_map(Step::Crash),
-            any::<usize>().prop_map(Step::Delete),
-            Just(Step::Recount),
-        ];
-        proptest::collection::vec(step, 0..80)
-    }
-
-    proptest! {
-        #[test]
-        fn no_byte_is_promised_twice(capacity in 0u64..2000, steps in steps()) {
-            let (mut promised, mut volumes) = (0u64, Vec::<Cost>::new());
-            for step in steps {
-                match step {
-                    Step::Create(size) => {
-                        let cost = cost(size, 1, 16);
-                        if let Ok(sum) = reserve(capacity, promised, cost) {
-                            promised = sum;
-                            volumes.push(cost);
-                        }
-                    }
-                    Step::Crash(size) => {
-                        if let Ok(sum) = reserve(capacity, promised, cost(size, 1, 16)) {
-                            promised = sum;
-                        }
-                    }
-                    Step::Delete(which) if !volumes.is_empty() => {
-                        let gone = volumes.swap_remove(which % volumes.len());
-                        promised = release(promised, gone);
-                    }
-                    Step::Delete(_) => {}
-                    Step::Recount => promised = recount(volumes.iter().copied(), []),
-                }
-                let held = recount(volumes.iter().copied(), []);
-                prop_assert!(held <= promised, "volumes hold {held}, promised {promised}");
-                prop_assert!(promised <= capacity);
-            }
-        }
-
-        #[test]
-        fn growing_costs_the_difference(a in 0u64..1 << 40, b in 0u64..1 << 40, copies in 1u32..4) {
-            let (small, large) = (cost(a.min(b), copies, 32 * MIB), cost(a.max(b), copies, 32 * MIB));
-            prop_assert_eq!(small.bytes + growth(small, large).bytes, large.bytes);
-        }
     }
 }

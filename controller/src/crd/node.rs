@@ -213,7 +213,7 @@ pub struct Drive {
     /// What it is good for.
     #[serde(default)]
     pub classification: DriveClassification,
-    /// Whether the agent sees it now.
+    /// False where the agent does not see it now.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub present: bool,
     /// What the operator recognises it by, kind and value, beside model, serial, wwn and capacityBytes; also other ids

@@ -1,7 +1,15 @@
 //! The storage systems behind the pools: one adapter for each set of endpoints, made once and shared, because its
 //! lock on the rules is. Whether one serves is asked once for all its pools, and of an ill one with back-off.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -32,6 +40,8 @@ pub struct Backends {
     made: Mutex<HashMap<SeaweedDefaults, SeaweedFs>>,
     seen: Mutex<HashMap<SeaweedDefaults, Arc<tokio::sync::Mutex<Verdict>>>>,
     leftovers: Mutex<HashMap<SeaweedDefaults, (Timestamp, Found)>>,
+    /// How often what was seen of leftovers became old at once.
+    looks: AtomicU64,
 }
 
 /// What a pool's backend said of itself.
@@ -92,6 +102,7 @@ impl Backends {
             made: Mutex::new(HashMap::new()),
             seen: Mutex::new(HashMap::new()),
             leftovers: Mutex::new(HashMap::new()),
+            looks: AtomicU64::new(0),
         }
     }
 
@@ -201,23 +212,32 @@ impl Backends {
         (now.duration_since(*at).unsigned_abs() < too_old).then(|| Found::clone(found))
     }
 
-    /// Keeps what was seen, for the other pools there.
+    /// Which look for leftovers this is: once the number is another one, what was found is too old to count by.
+    pub(super) fn look(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
+    }
+
+    /// Keeps what the look of that number found, for the other pools there.
     pub(super) fn saw_leftovers(
         &self,
         endpoints: SeaweedDefaults,
         now: Timestamp,
+        look: u64,
         found: Vec<Leftover>,
     ) -> Found {
         let found = Found::new(found);
-        self.leftovers
-            .lock()
-            .insert(endpoints, (now, Found::clone(&found)));
+        let mut leftovers = self.leftovers.lock();
+        if look == self.look() {
+            leftovers.insert(endpoints, (now, Found::clone(&found)));
+        }
         found
     }
 
-    /// Has what belongs to no volume looked for again.
-    pub(super) fn look_again(&self, pool: &UnifiedPool) {
-        self.leftovers.lock().remove(&self.endpoints(pool));
+    /// Has what belongs to no volume looked for again; what is found by a look that has begun counts no more.
+    pub(super) fn look_again(&self) {
+        let mut leftovers = self.leftovers.lock();
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        leftovers.clear();
     }
 }
 
@@ -238,6 +258,30 @@ pub(super) fn backend(adapter: SeaweedFs) -> Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_before_something_was_left_behind_is_not_kept() {
+        let defaults = SeaweedDefaults {
+            master: "m".to_owned(),
+            filer: "f".to_owned(),
+            s3: "s".to_owned(),
+            security: None,
+        };
+        let (backends, now) = (Backends::new(defaults.clone()), Timestamp::UNIX_EPOCH);
+        let kept = || {
+            backends
+                .leftovers_seen(&defaults, now, Duration::from_secs(1))
+                .is_some()
+        };
+        let early = backends.look();
+        backends.look_again();
+        backends.saw_leftovers(defaults.clone(), now, early, Vec::new());
+        assert!(!kept());
+        backends.saw_leftovers(defaults.clone(), now, backends.look(), Vec::new());
+        assert!(kept());
+        backends.look_again();
+        assert!(!kept());
+    }
 
     fn at(second: f64) -> Timestamp {
         Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs_f64(second)

@@ -28,6 +28,8 @@ pub(super) struct Finding {
     pub(super) orphans: Option<PoolOrphans>,
     /// Bytes of the slots that it takes.
     pub(super) bytes: u64,
+    /// By which look; what one from before the last forgotten volume found must not lower what is counted.
+    pub(super) look: u64,
 }
 
 /// What is there now, from a look that is at most ten minutes old; none where the backend cannot be looked at.
@@ -38,6 +40,7 @@ pub(super) async fn look(
     context: &Context,
 ) -> Option<Finding> {
     let endpoints = context.backends.endpoints(pool);
+    let number = context.backends.look();
     let found = match context
         .backends
         .leftovers_seen(&endpoints, context.now(), LOOKED_FOR_EVERY)
@@ -46,7 +49,7 @@ pub(super) async fn look(
         None => match search(adapter, context).await {
             Ok(found) => context
                 .backends
-                .saw_leftovers(endpoints.clone(), context.now(), found),
+                .saw_leftovers(endpoints.clone(), context.now(), number, found),
             Err(error) => {
                 tracing::debug!(%error, pool = %pool.name_any(), "orphans not looked for");
                 return None;
@@ -66,16 +69,14 @@ pub(super) async fn look(
         .iter()
         .map(|v| v.name_any())
         .collect();
-    Some(finding(
-        &pool.name_any(),
-        &neighbours,
-        &volumes,
-        slot_bytes,
-        &found,
-    ))
+    Some(Finding {
+        look: number,
+        ..finding(&pool.name_any(), &neighbours, &volumes, slot_bytes, &found)
+    })
 }
 
-/// A volume that goes or comes while the backend is looked at is known before or after.
+/// A volume that goes or comes while the backend is looked at is known before or after. What is marked as kept is
+/// nobody's, also while a volume of its name is still there, or another claim has asked for one.
 async fn search(adapter: &SeaweedFs, context: &Context) -> Result<Vec<Leftover>, Error> {
     let volumes = Api::<UnifiedVolume>::all(context.client.clone());
     let names = async || -> Result<HashSet<String>, Error> {
@@ -90,7 +91,7 @@ async fn search(adapter: &SeaweedFs, context: &Context) -> Result<Vec<Leftover>,
     known.extend(names().await?);
     Ok(found
         .into_iter()
-        .filter(|left| !known.contains(&left.name))
+        .filter(|left| left.kept == Kept::Retained || !known.contains(&left.name))
         .collect())
 }
 
@@ -104,7 +105,7 @@ fn finding(
 ) -> Finding {
     let mine: Vec<&Leftover> = found
         .iter()
-        .filter(|left| !volumes.contains(&left.name))
+        .filter(|left| left.kept == Kept::Retained || !volumes.contains(&left.name))
         .filter(|left| {
             let tags = tags(left);
             let stray = !tags.iter().any(|tag| neighbours.contains(*tag));
@@ -125,6 +126,7 @@ fn finding(
     Finding {
         orphans,
         bytes: slots.saturating_mul(slot_bytes),
+        look: 0,
     }
 }
 
@@ -205,7 +207,8 @@ mod tests {
             left("uv-4", Kept::Unmarked, None, &[]),
             left("uv-5", Kept::Orphan, Some("a"), &[("a", 9)]),
         ];
-        let volumes = HashSet::from(["uv-5".to_owned()]);
+        // A volume with the name of what is kept does not make it its own.
+        let volumes = HashSet::from(["uv-5".to_owned(), "uv-1".to_owned()]);
         let of = |pool: &str| finding(pool, &neighbours, &volumes, 10, &found);
         let (a, b) = (of("a"), of("b"));
         assert_eq!((names(&a), a.bytes), (vec!["uv-1", "uv-3", "uv-4"], 30));

@@ -359,15 +359,14 @@ async fn finish(
     let old = live.status.clone().unwrap_or_default();
     let views: Vec<PoolMemberView> = members.iter().map(|member| view(member)).collect();
     let (orphans, retained_bytes) = match &seen.leftovers {
-        Some(found) => (found.orphans.clone(), found.bytes),
-        None => (old.orphans.clone(), old.retained_bytes),
+        Some(found) if found.look == context.backends.look() => (found.orphans.clone(), found.bytes),
+        _ => (old.orphans.clone(), old.retained_bytes),
     };
     let orphans_words = orphans.as_ref().map(leftovers::words);
     let decision = decide(&PoolObservation {
         members: &views,
         orphans: orphans_words.as_deref(),
         shortage: seen.plan.shortage.as_deref(),
-        promised_bytes: old.promised_bytes,
         volumes: volumes(name, context),
         deleting: live.metadata.deletion_timestamp.is_some(),
         error: seen
@@ -375,7 +374,7 @@ async fn finish(
             .as_ref()
             .map(|(reason, message)| (reason.as_str(), message.as_str())),
     });
-    let sums = sums(&views, old.promised_bytes);
+    let sums = sums(&views);
     let mut status = UnifiedPoolStatus {
         phase: convert::word(decision.phase).unwrap_or_default(),
         drive_count: sums.drives,

@@ -2,7 +2,7 @@
 
 use super::{Condition, Decision, member::MemberPhase};
 use crate::{
-    bytes::{percent, quantise_percent},
+    bytes::quantise_percent,
     drive::{DriveId, NodeName, words},
 };
 
@@ -54,8 +54,6 @@ pub struct PoolObservation<'a> {
     pub shortage: Option<&'a str>,
     /// What lies on its backend and belongs to no volume, in words.
     pub orphans: Option<&'a str>,
-    /// Bytes promised on it.
-    pub promised_bytes: u64,
     /// Volumes on it.
     pub volumes: u64,
     /// Whether it is being deleted.
@@ -79,15 +77,11 @@ pub struct PoolSums {
     pub offline_bytes: u64,
     /// Used bytes on the members that serve, quantised to 1 % of the total.
     pub used_bytes: u64,
-    /// Total less promised.
-    pub available_bytes: u64,
-    /// Used percent of the total.
-    pub utilization_percent: u8,
 }
 
-/// Sums over a pool's members.
+/// Sums over a pool's members. What is promised of them is the ledger's word, not theirs.
 #[must_use]
-pub fn sums(members: &[PoolMemberView], promised_bytes: u64) -> PoolSums {
+pub fn sums(members: &[PoolMemberView]) -> PoolSums {
     let held = || {
         members
             .iter()
@@ -109,15 +103,13 @@ pub fn sums(members: &[PoolMemberView], promised_bytes: u64) -> PoolSums {
         total_bytes: total,
         offline_bytes: all.saturating_sub(total),
         used_bytes: quantise_percent(used, total),
-        available_bytes: total.saturating_sub(promised_bytes),
-        utilization_percent: percent(used, total),
     }
 }
 
 /// What a UnifiedPool's status says.
 #[must_use]
 pub fn decide(seen: &PoolObservation<'_>) -> Decision<PoolPhase> {
-    let sums = sums(seen.members, seen.promised_bytes);
+    let sums = sums(seen.members);
     let (phase, ready) = phase(seen, &sums);
     let mut conditions = vec![ready];
     conditions.push(match seen.shortage {

@@ -269,7 +269,6 @@ fn pool_of(members: &[PoolMemberView]) -> Decision<PoolPhase> {
         members,
         orphans: None,
         shortage: None,
-        promised_bytes: 0,
         volumes: 2,
         deleting: false,
         error: None,
@@ -335,17 +334,15 @@ fn a_pool_counts_what_it_holds_once() {
         view("c", MemberPhase::Released, ""),
         view("d", MemberPhase::Missing, "DriveMissing"),
     ];
-    let sums = pool::sums(&members, 300);
+    let sums = pool::sums(&members);
     assert_eq!((sums.drives, sums.nodes, sums.online), (3, 1, 1));
-    // Nothing can be promised on what does not serve.
+    // Nothing can be promised on what does not serve, and what lies there cannot be reached.
     assert_eq!((sums.total_bytes, sums.offline_bytes), (1000, 2000));
-    assert_eq!(sums.available_bytes, 700);
-    assert_eq!((sums.used_bytes, sums.utilization_percent), (110, 10));
+    assert_eq!(sums.used_bytes, 110, "101 of 1000, in whole percents, rounded up");
     let seen = PoolObservation {
         members: &members,
         orphans: None,
         shortage: None,
-        promised_bytes: 0,
         volumes: 2,
         deleting: true,
         error: None,
@@ -497,7 +494,7 @@ fn a_volumes_phase_follows_its_backend() {
     );
     check(
         VolumeObservation { pool: None, ..made },
-        VolumePhase::Ready,
+        VolumePhase::Degraded,
         "PoolGone",
     );
     check(

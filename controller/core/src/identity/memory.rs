@@ -1,6 +1,7 @@
 //! A drive's evidence as a flat map of texts: the form in which StorageNode.status and PoolMember.spec keep it.
 //!
-//! Where a drive sits (its port) is left out: it is no memory of who it is, and a status must stay small.
+//! Where a drive sits (its port) and what its mark calls its pool are left out: they are no memory of who it is, and a
+//! status must stay small.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,6 @@ impl RecordedEvidence {
             ("model", self.model.clone()),
             ("size", number(self.size_bytes)),
             ("mark", mark.map(|mark| mark.member_id.to_string())),
-            ("markLabel", mark.map(|mark| mark.label.clone())),
             // The first one is where it always is.
             (
                 "markPartition",
@@ -64,7 +64,7 @@ impl RecordedEvidence {
                 serial: text("serial"),
                 mark: text("mark").map(|member| Mark {
                     member_id: member.into(),
-                    label: text("markLabel").unwrap_or_default(),
+                    label: String::new(),
                     partition: small("markPartition").unwrap_or(1),
                     released: map.contains_key("markReleased"),
                 }),
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_reads_back_except_for_the_port() {
+    fn what_is_kept_reads_back_except_for_the_port_and_the_marks_words() {
         let known = KnownDrive {
             id: "serial-1".into(),
             evidence: RecordedEvidence {
@@ -145,7 +145,7 @@ mod tests {
                     serial: Some("S 1".into()),
                     mark: Some(Mark {
                         member_id: "m".into(),
-                        label: "c/p".into(),
+                        label: String::new(),
                         partition: 1,
                         released: true,
                     }),

@@ -54,7 +54,8 @@ struct Seen {
 }
 
 impl SeaweedFs {
-    /// Everything with a name of ours that is not among `known`, ordered by name. Nothing is changed.
+    /// Everything with a name of ours that is not among `known`, and what is marked as kept whatever is known, ordered
+    /// by name. Nothing is changed.
     ///
     /// # Errors
     /// When a part of the cluster cannot be asked.
@@ -90,7 +91,9 @@ impl SeaweedFs {
             return Err(DeleteVolumeError::Invalid(volume.to_owned()));
         }
         self.delete_identity(volume).await?;
+        crate::fault::point("retained-identity-deleted");
         self.mark_retained(volume, cluster_id).await?;
+        crate::fault::point("data-marked-as-kept");
         Ok(())
     }
 
@@ -119,7 +122,14 @@ fn left(seen: Seen, cluster_id: &str, known: &HashSet<String>) -> Vec<Leftover> 
         })
         .map(|found| found.name.clone())
         .collect();
-    let ours = |name: &str| !known.contains(name) && !foreign.contains(name);
+    // What is kept is nobody's: a volume of its name has no part in it.
+    let kept: BTreeSet<String> = seen
+        .directories
+        .iter()
+        .filter(|found| found.retained)
+        .map(|found| found.name.clone())
+        .collect();
+    let ours = |name: &str| (kept.contains(name) || !known.contains(name)) && !foreign.contains(name);
     let mut left: BTreeMap<String, Leftover> = BTreeMap::new();
     let of = |left: &mut BTreeMap<String, Leftover>, name: &str, part: &'static str| {
         let found = left.entry(name.to_owned()).or_insert_with(|| Leftover {
@@ -220,7 +230,8 @@ mod tests {
                 disk("pool-b", &[("uv-slots", 4)]),
             ],
         };
-        let found = left(seen, "c1", &HashSet::from(["uv-known".to_owned()]));
+        let known = ["uv-known", "uv-kept"].map(str::to_owned);
+        let found = left(seen, "c1", &HashSet::from(known));
         let told: Vec<(&str, Kept, String, u64)> = found
             .iter()
             .map(|found| {

@@ -70,20 +70,20 @@ pub(super) async fn remove(
     context.succeeded(&key);
     let pool = &volume.spec.placement.pool;
     if volume.spec.reclaim_policy == ReclaimPolicy::Retain {
-        // Its bytes are counted as retained before they are no promise any more.
+        // Its bytes are counted as retained before they are no promise any more, and by no look from before.
+        context.backends.look_again();
         context
             .allocator
             .retain(pool, volume.spec.placement.promised_bytes)
             .await?;
+        crate::fault::point("bytes-retained");
     }
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");
     // Only now is it true that the bytes are free.
     context.allocator.recount_soon(pool);
     if volume.spec.reclaim_policy == ReclaimPolicy::Retain {
-        if let Some(pool) = pool_of(volume, context) {
-            context.backends.look_again(&pool);
-        }
+        context.backends.look_again();
         context.tell(Change::Leftovers(pool.clone()));
     }
     Ok(Action::await_change())
