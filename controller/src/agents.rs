@@ -19,7 +19,7 @@ pub mod tokens;
 pub mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +48,7 @@ use self::{pace::Pace, roster::Roster};
 use crate::{
     api::grpc::guard,
     pki::{Pki, PkiError},
+    tally::Tally,
     telemetry::AgentMetrics,
 };
 
@@ -138,6 +139,8 @@ pub struct AgentsHub {
     streams: Mutex<HashMap<NodeName, Live>>,
     /// How much each node has told; it outlives a stream, so that nobody tells more by connecting again.
     paces: Mutex<HashMap<NodeName, Pace>>,
+    /// What was logged of each node lately, across its streams.
+    said: Mutex<HashMap<NodeName, BTreeMap<&'static str, Tally>>>,
     changes: broadcast::Sender<NodeName>,
     closing: CancellationToken,
 }
@@ -174,6 +177,7 @@ impl AgentsHub {
             next: AtomicU64::new(1),
             streams: Mutex::new(HashMap::new()),
             paces: Mutex::new(HashMap::new()),
+            said: Mutex::new(HashMap::new()),
             changes: broadcast::channel(CHANGES).0,
             closing: CancellationToken::new(),
         })
@@ -269,6 +273,14 @@ impl AgentsHub {
         self.metrics.refused.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// `what` happened to the node again. Where that is worth a line: how often since the last one. However often a
+    /// node comes and goes, it does not flood the log.
+    fn worth(&self, node: &NodeName, what: &'static str) -> Option<u64> {
+        let mut said = self.said.lock();
+        let of_node = said.entry(node.clone()).or_default();
+        of_node.entry(what).or_default().note(tokio::time::Instant::now())
+    }
+
     fn count_certificate(&self, outcome: &'static str) {
         self.metrics
             .certificates
@@ -280,6 +292,7 @@ impl AgentsHub {
     pub fn forget_node(&self, node: &NodeName) {
         if !self.connected(node) {
             self.paces.lock().remove(node);
+            self.said.lock().remove(node);
             if self.roster.forget_node(&self.registry, node) {
                 self.changed(node);
             }

@@ -28,6 +28,8 @@ pub enum During {
     Rotate,
     /// The request being deleted, until its bytes are free.
     Delete,
+    /// A volume that is kept being deleted, after its request.
+    Forget,
 }
 
 /// Every point there is, with what passes it.
@@ -79,6 +81,9 @@ pub const POINTS: &[(&str, During)] = &[
     ("finalizer-removed", During::Delete),
     ("after-volume-gone", During::Delete),
     ("promise-recounted", During::Delete),
+    ("retained-identity-deleted", During::Forget),
+    ("data-marked-as-kept", During::Forget),
+    ("bytes-retained", During::Forget),
     ("member-deletion-asked", During::Release),
     ("member-released", During::Release),
 ];

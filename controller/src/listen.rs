@@ -195,7 +195,7 @@ pub async fn serve_watched(
     shutdown: CancellationToken,
 ) {
     let slots = Arc::new(Connections::new(limits.connections));
-    let (turned_away, failed) = (Tally::default(), Tally::default());
+    let failed = Tally::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -207,13 +207,7 @@ pub async fn serve_watched(
             continue;
         };
         let Some(open) = slots.admit(network(addr.ip()), Instant::now()) else {
-            if let Some(count) = turned_away.note(Instant::now()) {
-                warn!(
-                    count,
-                    connections = limits.connections,
-                    "full: connections turned away"
-                );
-            }
+            refusals.note(addr, &ConnectionError::Full(limits.connections));
             continue;
         };
         let connection = Connection {
@@ -283,6 +277,8 @@ enum ConnectionError {
     Plain,
     #[error("ended to make room")]
     Evicted,
+    #[error("all {0} connections of this port are at work")]
+    Full(usize),
     #[error("TLS handshake: {0}")]
     Handshake(#[source] io::Error),
     #[error("connection: {0}")]

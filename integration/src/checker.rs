@@ -7,6 +7,7 @@
 
 mod marks;
 mod picture;
+mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 pub use self::{
     marks::Mark,
-    picture::{Claim, Directory, Member, Picture, Pool, Rule, Server, Volume, read},
+    picture::{Claim, Directory, Member, Picture, Pool, Rule, Server, Volume, read, read_machine},
 };
 use crate::cluster::Cluster;
 
@@ -46,6 +47,54 @@ pub async fn converged(cluster: &Cluster, deadline: Duration) -> Result<Duration
     }
 }
 
+/// What may not be at any moment, however much is half-way: also where a program has just died. The store is read where
+/// it was the controller's death.
+///
+/// # Errors
+/// The machine cannot be read, or something of that is there.
+pub fn holds_at_any_moment(cluster: &Cluster, controller_is_dead: bool) -> Result<()> {
+    let found = never(&read_machine(cluster, controller_is_dead)?);
+    ensure!(found.is_empty(), "what may never be:\n  {}", found.join("\n  "));
+    Ok(())
+}
+
+/// As [`holds_at_any_moment`], a sentence each.
+#[must_use]
+pub fn never(picture: &Picture) -> Vec<String> {
+    let mut found = Differences::default();
+    for mark in picture.marks.iter().filter(|mark| mark.going) {
+        if picture.mounts.contains(&mark.member) {
+            found.say(format!(
+                "{}: its mark says that {} is released, and it is mounted",
+                mark.drive, mark.member
+            ));
+        }
+    }
+    found.once(
+        picture.marks.iter().map(|mark| &mark.member),
+        "drives with one mark",
+    );
+    found.once(picture.mounts.iter(), "mounts of a member");
+    for mount in &picture.mounts {
+        if !picture.records.contains(mount) {
+            found.say(format!(
+                "{mount}: it is mounted, and the agent has no record of it"
+            ));
+        }
+    }
+    for (name, pool) in &picture.pools {
+        let mine = picture.volumes.values().filter(|volume| volume.pool == *name);
+        let held: u64 = mine.map(|volume| volume.promised).sum();
+        if held > pool.promised {
+            found.say(format!(
+                "pool {name} has promised {} bytes, and its volumes hold {held}: the rest can be promised twice",
+                pool.promised
+            ));
+        }
+    }
+    found.0
+}
+
 /// Everything that does not fit together, a sentence each.
 #[must_use]
 pub fn compare(picture: &Picture) -> Vec<String> {
@@ -58,6 +107,31 @@ pub fn compare(picture: &Picture) -> Vec<String> {
     found.processes(picture);
     found.rest(picture);
     found.0
+}
+
+impl Picture {
+    /// What its owner keeps: its directory says so, and its volume is no more.
+    fn kept(&self) -> impl Iterator<Item = &String> {
+        self.directories
+            .iter()
+            .filter(|(name, directory)| directory.kept && !self.volumes.contains_key(*name))
+            .map(|(name, _)| name)
+    }
+
+    /// Bytes of the slots that such take on a pool.
+    fn kept_on(&self, pool: &str) -> u64 {
+        let member = self.members.values().find(|member| member.pool == pool);
+        let here = |name: &&String| {
+            let mut rules = self.rules.iter();
+            rules.any(|rule| rule.volume == **name && rule.disk_tag == pool)
+        };
+        let slots: u64 = self
+            .kept()
+            .filter(here)
+            .filter_map(|name| self.collections.get(name))
+            .sum();
+        slots * member.map_or(0, |member| member.slot_bytes)
+    }
 }
 
 #[derive(Default)]
@@ -79,10 +153,10 @@ impl Differences {
         let (one, other): (BTreeSet<T>, BTreeSet<T>) =
             (one.into_iter().collect(), other.into_iter().collect());
         for missing in one.difference(&other) {
-            self.say(format!("{missing}: there is {one_name}, and no {other_name}"));
+            self.say(format!("{missing}: {one_name}, but no {other_name}"));
         }
         for missing in other.difference(&one) {
-            self.say(format!("{missing}: there is {other_name}, and no {one_name}"));
+            self.say(format!("{missing}: {other_name}, but no {one_name}"));
         }
     }
 
@@ -174,9 +248,10 @@ impl Differences {
             for volume in &pool.reserved {
                 self.say(format!("pool {name}: bytes are still reserved for {volume}"));
             }
-            if pool.retained > 0 {
+            let kept = picture.kept_on(name);
+            if pool.retained != kept {
                 self.say(format!(
-                    "pool {name}: {} bytes belong to no volume any more",
+                    "pool {name} says that {} bytes are kept after their volumes, there are {kept}",
                     pool.retained
                 ));
             }
@@ -191,23 +266,29 @@ impl Differences {
     }
 
     fn backend(&mut self, picture: &Picture) {
-        let volumes = || picture.volumes.keys();
-        self.same(volumes(), "a volume", picture.directories.keys(), "directory");
-        self.same(volumes(), "a volume", picture.identities.keys(), "S3 identity");
+        self.same(
+            picture.volumes.keys(),
+            "volume",
+            picture.identities.keys(),
+            "S3 identity",
+        );
+        // What is kept after its volume is all there but for its keys.
+        let volumes = || picture.volumes.keys().chain(picture.kept());
+        self.same(volumes(), "volume", picture.directories.keys(), "directory");
         self.same(
             volumes(),
-            "a volume",
-            picture.collections.iter(),
+            "volume",
+            picture.collections.keys(),
             "collection at the master",
         );
         self.same(
             volumes(),
-            "a volume",
+            "volume",
             picture.files.iter(),
             "file of it on the drives",
         );
         let rules = picture.rules.iter().map(|rule| &rule.volume);
-        self.same(volumes(), "a volume", rules.clone(), "rule in filer.conf");
+        self.same(volumes(), "volume", rules.clone(), "rule in filer.conf");
         self.once(rules, "rules in filer.conf");
         for rule in &picture.rules {
             if let Some(volume) = picture.volumes.get(&rule.volume)
@@ -238,12 +319,7 @@ impl Differences {
     }
 
     fn secrets(&mut self, picture: &Picture) {
-        self.same(
-            picture.volumes.keys(),
-            "a volume",
-            picture.secrets.keys(),
-            "Secret",
-        );
+        self.same(picture.volumes.keys(), "volume", picture.secrets.keys(), "Secret");
         for (name, keys) in &picture.secrets {
             if picture
                 .identities
@@ -284,7 +360,7 @@ impl Differences {
         );
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             served.map(|mark| &mark.member),
             "mark on a drive",
         );
@@ -292,11 +368,11 @@ impl Differences {
             self.say(format!("{}: the copies of its mark differ", mark.drive));
         }
         self.once(picture.mounts.iter(), "mounts of a member");
-        self.same(ids(), "a PoolMember", picture.mounts.iter(), "mount");
-        self.same(ids(), "a PoolMember", picture.mount_points.iter(), "mount point");
+        self.same(ids(), "PoolMember", picture.mounts.iter(), "mount");
+        self.same(ids(), "PoolMember", picture.mount_points.iter(), "mount point");
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             picture.records.iter(),
             "record of the agent's",
         );
@@ -306,26 +382,26 @@ impl Differences {
         );
         self.same(
             ids(),
-            "a PoolMember",
+            "PoolMember",
             picture.servers.iter().map(|server| &server.member),
             "volume server",
         );
         let endpoints = || picture.members.values().map(|member| &member.endpoint);
         self.same(
             endpoints(),
-            "a PoolMember there",
+            "PoolMember there",
             picture.servers.iter().map(|server| &server.endpoint),
             "volume server",
         );
         self.same(
             endpoints(),
-            "a PoolMember there",
+            "PoolMember there",
             picture.at_master.iter(),
             "server at the master",
         );
         self.same(
             picture.members.values().map(|member| &member.drive),
-            "a PoolMember for it",
+            "PoolMember for it",
             picture.claimed_drives.iter(),
             "drive that its node calls claimed",
         );
@@ -338,12 +414,7 @@ impl Differences {
     }
 
     fn rest(&mut self, picture: &Picture) {
-        self.same(
-            picture.nodes.iter(),
-            "a node",
-            picture.tokens.iter(),
-            "join token",
-        );
+        self.same(picture.nodes.iter(), "node", picture.tokens.iter(), "join token");
         for file in &picture.leftovers {
             self.say(format!("{file} was left by a write that did not end"));
         }

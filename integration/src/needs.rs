@@ -16,7 +16,7 @@ pub enum Need {
     Kubectl,
     /// `/dev/fuse` and fusermount3.
     Fuse,
-    /// The venv of `integration/contract/requirements.txt`, in `CONTRACT_TOOLS`.
+    /// The venv of `integration/contract/requirements.txt`, with Spectral in it, in `CONTRACT_TOOLS`.
     Contract,
     /// grpcurl on the PATH.
     Grpcurl,
@@ -65,10 +65,11 @@ impl Need {
             Self::Fuse => return answers(Command::new("fusermount3").arg("-V"), "fusermount3"),
             Self::Contract => {
                 let folder = env::var_os("CONTRACT_TOOLS").unwrap_or_default();
-                let program = Path::new(&folder).join("bin/schemathesis");
-                let name = "schemathesis (python3 -m venv DIR; DIR/bin/pip install -r \
-                            integration/contract/requirements.txt; set CONTRACT_TOOLS=DIR)";
-                return answers(Command::new(program).arg("--version"), name);
+                let program = |name| Command::new(Path::new(&folder).join("bin").join(name));
+                let name =
+                    "schemathesis and spectral (integration/test installs them; CONTRACT_TOOLS says where)";
+                return answers(program("schemathesis").arg("--version"), name)
+                    .or_else(|| answers(program("spectral").arg("--version"), name));
             }
             Self::Grpcurl => {
                 let name = "grpcurl (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9)";

@@ -56,6 +56,8 @@ pub enum Fault {
     Garbage,
     /// An answer that ends in the middle.
     Truncated,
+    /// Look-ups find nothing, in the filer's own words; everything else goes through.
+    Forgets,
 }
 
 /// The proxy. Its address is `127.0.0.1:<port>`.
@@ -194,6 +196,19 @@ impl Shared {
         let page = "<html><body>502 Bad Gateway</body></html>";
         let made = match fault {
             Fault::None => return self.forward(request).await,
+            Fault::Forgets if !request.uri().path().ends_with("LookupDirectoryEntry") => {
+                return self.forward(request).await;
+            }
+            Fault::Forgets => {
+                let mut answer = answer_of(200, "application/grpc", whole(""));
+                for (name, value) in [
+                    ("grpc-status", "5"),
+                    ("grpc-message", "filer: no entry is found in filer store"),
+                ] {
+                    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                answer
+            }
             Fault::Slow(pause) => {
                 tokio::time::sleep(pause).await;
                 return self.forward(request).await;

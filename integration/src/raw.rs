@@ -1,6 +1,6 @@
 //! HTTP exactly as written: a request whose path no client library tidied up, and the same signed for S3 (SigV4).
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ring::{digest, hmac};
@@ -11,6 +11,7 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST: u64 = 64 << 20;
+const ASKED: u32 = 5;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -77,9 +78,29 @@ impl Request {
     /// Sends it to `address` (`host:port`), and reads until the other side is done. HTTP/1.0, so that nothing is
     /// chunked.
     ///
+    /// A server that refuses before it has read everything resets the connection, and its answer may be lost with
+    /// that: then it is asked again.
+    ///
     /// # Errors
     /// Nobody answers, or with something that is no HTTP.
     pub async fn send(&self, address: &str) -> Result<Reply> {
+        let mut last = None;
+        for _ in 0..ASKED {
+            let answer = self.exchange(address).await?;
+            if let Some(reply) = parse(&answer) {
+                return Ok(reply);
+            }
+            last = Some(answer);
+        }
+        let heard = String::from_utf8_lossy(&last.unwrap_or_default()).into_owned();
+        anyhow::bail!(
+            "{} {} at {address}: no HTTP answer, asked {ASKED} times: {heard:?}",
+            self.method,
+            self.target
+        )
+    }
+
+    async fn exchange(&self, address: &str) -> Result<Vec<u8>> {
         let mut head = format!("{} {} HTTP/1.0\r\nHost: {address}\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -91,13 +112,18 @@ impl Request {
             // A server that refuses may close before it has read everything.
             let _ = stream.write_all(&self.body).await;
             let mut answer = Vec::new();
-            stream.take(LONGEST).read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
+            match stream.take(LONGEST).read_to_end(&mut answer).await {
+                // What came before a reset is kept.
+                Ok(_) => Ok(answer),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(answer),
+                Err(error) => Err(error),
+            }
         };
-        let answer = tokio::time::timeout(PATIENCE, exchange)
+        let named = || format!("{} {} at {address}", self.method, self.target);
+        tokio::time::timeout(PATIENCE, exchange)
             .await
-            .with_context(|| format!("{} {}: no answer", self.method, self.target))??;
-        parse(&answer).with_context(|| format!("{} {}: no HTTP answer", self.method, self.target))
+            .with_context(|| format!("{}: no answer", named()))?
+            .with_context(named)
     }
 
     /// The same request signed for the S3 gateway at `address`, with its headers but not its body.

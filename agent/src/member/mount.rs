@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::partition::{Place, parse_number};
-use super::{EnsureMember, FileSystem, MemberId, store};
+use super::{EnsureMember, FileSystem, MemberId, fault, store};
 
 /// The folder of the storage process, below the mount point.
 pub(super) const DATA: &str = "data";
@@ -150,6 +150,7 @@ fn set_immutable(path: &Path, wanted: bool) -> io::Result<()> {
 /// Mounts a member's partition; the folder below is immutable.
 pub(super) fn mount(place: &Place, path: &Path, file_system: FileSystem) -> io::Result<()> {
     make_mount_point(path)?;
+    fault::point("member-mount-point-made");
     let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
     let options = match file_system {
         FileSystem::Xfs => None,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{EnsureMember, FileSystem, MemberId};
+use super::{EnsureMember, FileSystem, MemberId, fault};
 
 /// How far the taking (or releasing) of the drive has come. Each is recorded before the step that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +162,7 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    fault::point("member-file-unnamed");
     fs::rename(&fresh, path)?;
     sync_folder(path)
 }

@@ -113,14 +113,15 @@ impl EnrolmentService for Enrolment {
             .get::<Peer>()
             .map(|peer| peer.addr)
             .ok_or_else(|| Status::internal("the port does not say who its peers are"))?;
-        if let Err(wait) = self.limiter.lock().take(addr.ip(), Instant::now()) {
-            return Err(Status::resource_exhausted(format!(
+        let request = request.into_inner();
+        let answer = match self.limiter.lock().take(addr.ip(), Instant::now()) {
+            Ok(()) => Ok(()),
+            Err(wait) => Err(Status::resource_exhausted(format!(
                 "too many enrolments; try again in {} ms",
                 wait.as_millis()
-            )));
-        }
-        let request = request.into_inner();
-        let answer = self.decide(&request, SystemTime::now());
+            ))),
+        };
+        let answer = answer.and_then(|()| self.decide(&request, SystemTime::now()));
         match &answer {
             Ok(answer) => {
                 self.hub.count_certificate("enrolled");

@@ -69,13 +69,14 @@ impl Limiter {
     /// # Errors
     /// The time after which a try would be taken.
     pub fn take(&mut self, peer: IpAddr, now: Instant) -> Result<(), Duration> {
-        if self.peers.len() >= PEERS {
+        let peer = network(peer);
+        if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
             self.peers.retain(|_, bucket| bucket.full_at > now);
+            if self.peers.len() >= PEERS {
+                return Err(PEER.every);
+            }
         }
-        if self.peers.len() >= PEERS {
-            return Err(PEER.every);
-        }
-        let peer = self.peers.entry(network(peer)).or_insert(Bucket { full_at: now });
+        let peer = self.peers.entry(peer).or_insert(Bucket { full_at: now });
         // The peer's own bucket first: who exceeds it takes nothing from the others.
         peer.take(PEER, now)?;
         self.all.take(ALL, now)
@@ -113,6 +114,11 @@ mod tests {
             .sum();
         assert_eq!(taken, 200);
         assert!(limiter.peers.len() <= PEERS);
+        let known = tries(&mut limiter, "10.0.0.1", 5, now + ALL.every * 5);
+        assert_eq!(
+            known, 5,
+            "who is remembered is not shut out by the number of others"
+        );
     }
 
     #[test]

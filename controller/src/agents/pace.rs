@@ -14,6 +14,8 @@ const BURST: u32 = 4096;
 const EACH_SECOND: u32 = 256;
 /// What a snapshot costs beside its drives: everything known of the node is judged anew.
 const SNAPSHOT: u32 = 32;
+/// What beginning a stream costs: the log, the record of the node and everybody who watches it.
+pub const STREAM: u32 = 32;
 
 /// What a message costs: by what is in it, and one unit for each 4 KiB.
 #[must_use]

@@ -2,7 +2,7 @@
 //! out. It holds no choices of its own.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use smart_storage_core::{
     decide,
-    drive::{DriveFacts, NodeName},
+    drive::{DriveFacts, Fault, NodeName},
     node::{MemberReport, NodeRecord, SessionInfo},
 };
 use smart_storage_proto::{
@@ -108,8 +108,9 @@ impl AgentService for Streams {
         let good_until = pki::not_after(&leaf).unwrap_or(0);
         let claim = Claim::take(&self.hub, &node, outgoing.clone(), expel, good_until).ok_or_else(|| {
             self.hub.count_refused("second");
-            // Each of them is one line: agents try again at most four times a second, and then more and more slowly.
-            info!(node = %node, reason = "second", "stream refused");
+            if let Some(count) = self.hub.worth(&node, "second") {
+                info!(count, node = %node, reason = "second", "stream refused");
+            }
             Status::already_exists(format!(
                 "node {node} has a live stream already: stop the other agent that runs with this identity, or wait \
                  until its stream is dead ({} s)",
@@ -120,7 +121,9 @@ impl AgentService for Streams {
             Ok(settings) => claim.settle(settings),
             Err(reason) => {
                 self.hub.count_refused("admission");
-                info!(node = %node, reason = %reason, "node not admitted");
+                if let Some(count) = self.hub.worth(&node, "admission") {
+                    info!(count, node = %node, reason = %reason, "node not admitted");
+                }
                 return Err(Status::permission_denied(reason));
             }
         }
@@ -128,12 +131,13 @@ impl AgentService for Streams {
         let name = node.clone();
         in_background(move || shown.holds(name.as_str(), &leaf));
         let now = Instant::now();
-        let pace = *self
-            .hub
-            .paces
-            .lock()
-            .entry(node.clone())
-            .or_insert_with(|| Pace::new(now));
+        let (pace, rest) = {
+            let mut paces = self.hub.paces.lock();
+            let pace = paces.entry(node.clone()).or_insert_with(|| Pace::new(now));
+            // Who comes again and again pays for it, whatever is said then.
+            let rest = pace.spend(pace::STREAM, now);
+            (*pace, rest)
+        };
         let driver = Driver {
             session: Session::new(node, self.hub.settings.silence, now),
             claim,
@@ -142,8 +146,7 @@ impl AgentService for Streams {
             trust: self.pki.trust(),
             pki: Arc::clone(&self.pki),
             pace,
-            resting: None,
-            said: BTreeSet::new(),
+            resting: (!rest.is_zero()).then(|| now + rest),
         };
         tokio::spawn(driver.run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
@@ -305,8 +308,6 @@ struct Driver {
     pace: Pace,
     /// Nothing is read until then.
     resting: Option<Instant>,
-    /// What was logged of this stream already: each thing once, however often it happens.
-    said: BTreeSet<&'static str>,
 }
 
 /// Why a stream ended.
@@ -437,16 +438,13 @@ impl Driver {
             None => info!(node = %self.claim.node, reason = %end, "stream ended"),
             Some((word, status)) => {
                 hub.count_refused(word);
-                warn!(node = %self.claim.node, reason = word, detail = %end, "stream refused");
+                if let Some(count) = hub.worth(&self.claim.node, word) {
+                    warn!(count, node = %self.claim.node, reason = word, detail = %end, "stream refused");
+                }
                 // A full queue means that nobody reads it.
                 let _ = self.outgoing.try_send(Err(status));
             }
         }
-    }
-
-    /// Whether this is the first time on this stream.
-    fn first(&mut self, what: &'static str) -> bool {
-        self.said.insert(what)
     }
 
     fn take(&mut self, message: pb::AgentMessage) -> Result<(), End> {
@@ -463,8 +461,8 @@ impl Driver {
         if !rest.is_zero() {
             self.resting = Some(now + rest);
             hub.metrics.slowed.inc();
-            if self.first("slowed") {
-                warn!(node = %self.claim.node, "the agent tells more than a machine can have to tell: it is read slowly");
+            if let Some(count) = hub.worth(&self.claim.node, "slowed") {
+                warn!(count, node = %self.claim.node, "the agent tells more than a machine can have to tell: it is read slowly");
             }
         }
         match self.session.on(message, now)? {
@@ -472,15 +470,15 @@ impl Driver {
             Some(Step::Welcome(hello)) => self.welcome(hello),
             Some(Step::Resync(reason)) => {
                 hub.metrics.resyncs.inc();
-                if self.first("resync") {
-                    warn!(node = %self.claim.node, reason = %reason, "resync");
+                if let Some(count) = hub.worth(&self.claim.node, "resync") {
+                    warn!(count, node = %self.claim.node, reason = %reason, "resync");
                 }
                 self.send(Answer::Resync(pb::Resync { reason }))
             }
             Some(Step::Ignored(why)) => {
                 hub.metrics.ignored.get_or_create(&[("reason", why.word())]).inc();
-                if self.first(why.word()) {
-                    warn!(node = %self.claim.node, reason = why.word(), "message not applied");
+                if let Some(count) = hub.worth(&self.claim.node, why.word()) {
+                    warn!(count, node = %self.claim.node, reason = why.word(), "message not applied");
                 }
                 Ok(())
             }
@@ -559,7 +557,13 @@ impl Driver {
         self.outgoing.try_send(Ok(message)).map_err(|_| End::Stuck)
     }
 
-    fn count_faults(&self, of_node: &[smart_storage_core::drive::Fault], drives: &[DriveFacts]) {
+    fn count_faults(&self, of_node: &[Fault], drives: &[DriveFacts]) {
+        if let Some(fault) = of_node.iter().find(|fault| fault.probe == wire::PROBE)
+            && let Some(count) = self.claim.hub.worth(&self.claim.node, wire::PROBE)
+        {
+            let detail: String = fault.detail.chars().take(300).collect();
+            warn!(count, node = %self.claim.node, detail = %detail.escape_debug(), "not all of a message was taken");
+        }
         let all = of_node
             .iter()
             .chain(drives.iter().flat_map(|drive| &drive.faults));

@@ -470,7 +470,12 @@ mod tests {
         let weed = weed.unwrap();
         let health = weed.health().await;
         assert!(!health.is_serving());
-        assert_eq!(health.faults().len(), 3, "{health:?}");
+        let faults = health.faults(weed.endpoints());
+        assert_eq!(faults.len(), 3, "{health:?}");
+        assert!(
+            faults[1].starts_with("SeaweedFS filer at 127.0.0.1:1.1: "),
+            "{faults:?}"
+        );
         let EnsureVolumeError::Call(error) = weed.ensure_volume(&spec()).await.unwrap_err() else {
             panic!("no call error");
         };

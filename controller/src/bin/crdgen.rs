@@ -6,11 +6,12 @@ use anyhow::{Context as _, ensure};
 use smart_storage_controller::crd;
 
 fn main() -> anyhow::Result<()> {
-    let folder = PathBuf::from(env::args().nth(1).unwrap_or_else(|| "deploy/crds".to_owned()));
+    let folder = env::args().nth(1).unwrap_or_else(|| "deploy/crds".to_owned());
     ensure!(
-        !folder.to_string_lossy().starts_with('-'),
-        "usage: crdgen [FOLDER]"
+        !folder.starts_with('-'),
+        "usage: crdgen [FOLDER]; {folder} is none"
     );
+    let folder = PathBuf::from(folder);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for crd in crd::all() {
         let path = folder.join(format!("{}.yaml", crd.spec.names.plural));

@@ -2,12 +2,13 @@
 
 use std::{env, fs};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use smart_storage_controller::api::openapi;
 
 fn main() -> anyhow::Result<()> {
     let path = env::args()
         .nth(1)
         .unwrap_or_else(|| "deploy/openapi.json".to_owned());
+    ensure!(!path.starts_with('-'), "usage: openapigen [FILE]; {path} is none");
     fs::write(&path, openapi::text()).with_context(|| format!("cannot write {path}"))
 }

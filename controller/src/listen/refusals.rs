@@ -88,7 +88,14 @@ fn reason(error: &ConnectionError) -> Option<(&'static str, &'static str)> {
         ),
         ConnectionError::Idle => ("idle", "the peer asked for nothing: it may connect again"),
         ConnectionError::Plain => ("not_tls", "the peer does not speak TLS, which this port does"),
-        ConnectionError::Evicted => ("full", "the port has as many connections as it takes"),
+        ConnectionError::Evicted => (
+            "idle_when_full",
+            "the port has as many connections as it takes; this one did nothing",
+        ),
+        ConnectionError::Full(_) => (
+            "full",
+            "the port has as many connections as it takes; it may come again",
+        ),
         ConnectionError::Handshake(error) => handshake(error)?,
         ConnectionError::Io(_) => return None,
         ConnectionError::Http(error) => http(error.as_ref())?,

@@ -135,6 +135,42 @@ async fn a_connection_that_says_nothing_is_ended_and_frees_its_place() {
 }
 
 #[tokio::test]
+async fn one_too_many_is_turned_away_and_counted_where_all_are_at_work() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (refusals, shutdown) = (RefusalMetrics::default().of("test"), CancellationToken::new());
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let never = Router::new().route("/", get(std::future::pending::<StatusCode>));
+    let served = tokio::spawn(serve_watched(
+        listener,
+        never,
+        Mode::Plain,
+        limits,
+        refusals.clone(),
+        shutdown.clone(),
+    ));
+    let mut at_work = Vec::new();
+    for count in 1..=6 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let _ = stream.write_all(REQUEST).await;
+        if count <= limits.connections {
+            // Its request has to be under way before the next one comes.
+            let answer = timeout(Duration::from_millis(300), stream.read(&mut [0])).await;
+            assert!(answer.is_err(), "{answer:?}");
+        } else {
+            assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "it is taken");
+        }
+        at_work.push(stream);
+    }
+    assert_eq!((refusals.count("full"), refusals.count("idle_when_full")), (4, 0));
+    shutdown.cancel();
+    served.abort();
+}
+
+#[tokio::test]
 async fn shutdown_ends_idle_connections_at_once() {
     let served = start(Limits::default(), |_| Mode::Plain).await;
     let idle = TcpStream::connect(served.addr).await.unwrap();

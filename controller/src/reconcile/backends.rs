@@ -1,16 +1,19 @@
 //! The storage systems behind the pools: one adapter for each set of endpoints, made once and shared, because its
-//! lock on the rules is.
+//! lock on the rules is. Whether one serves is asked once for all its pools, and of an ill one with back-off.
 
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use smart_storage_core::decide::volume::BackendTrouble;
+use smart_storage_core::{decide::volume::BackendTrouble, retry};
 
 use super::leftovers::Found;
 use crate::{
@@ -25,14 +28,17 @@ use crate::{
 /// Key of `spec.backend.config`: the security.toml, on the controller's machine.
 const SECURITY_FILE: &str = "securityFile";
 const HEALTH_STAYS: Duration = Duration::from_secs(10);
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A backend that is back is noticed soon.
-const SICKNESS_STAYS: Duration = Duration::from_secs(2);
+const ASKED_AGAIN_AT_LAST: Duration = Duration::from_secs(5);
+/// What helps, whatever part does not answer.
+const HELP: &str = "see that it runs and can be reached there; what waits goes on by itself once it answers";
 
 /// The adapters.
 pub struct Backends {
     defaults: SeaweedDefaults,
     made: Mutex<HashMap<SeaweedDefaults, SeaweedFs>>,
-    seen: Mutex<HashMap<SeaweedDefaults, (Timestamp, Health)>>,
+    seen: Mutex<HashMap<SeaweedDefaults, Arc<tokio::sync::Mutex<Verdict>>>>,
     leftovers: Mutex<HashMap<SeaweedDefaults, (Timestamp, Found)>>,
     /// How often what was seen of leftovers became old at once.
     looks: AtomicU64,
@@ -45,6 +51,46 @@ pub struct Health {
     pub faults: Vec<String>,
     /// Bytes of one slot, where the backend told.
     pub slot_bytes: Option<u64>,
+    /// It is not asked again before this time has passed.
+    pub counts_for: Duration,
+}
+
+impl Health {
+    /// What is wrong and what helps, where something is.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        (!self.faults.is_empty()).then(|| format!("{}; {HELP}", self.faults.join("; ")))
+    }
+}
+
+/// The last answer of a backend, and until when it counts.
+#[derive(Default)]
+struct Verdict {
+    seen: Option<(Timestamp, Health)>,
+    /// How often in a row it was ill.
+    failures: u32,
+}
+
+impl Verdict {
+    fn at(&self, now: Timestamp) -> Option<Health> {
+        let (until, health) = self.seen.as_ref().filter(|(until, _)| now < *until)?;
+        let mut health = health.clone();
+        health.counts_for = until.duration_since(now).unsigned_abs();
+        Some(health)
+    }
+
+    fn learn(&mut self, mut health: Health, name: &str, now: Timestamp) -> Health {
+        health.counts_for = if health.faults.is_empty() {
+            self.failures = 0;
+            HEALTH_STAYS
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            retry::pause(name, self.failures, ASKED_AGAIN_AFTER, ASKED_AGAIN_AT_LAST)
+        };
+        let until = now.checked_add(health.counts_for).unwrap_or(now);
+        self.seen = Some((until, health.clone()));
+        health
+    }
 }
 
 impl Backends {
@@ -116,20 +162,21 @@ impl Backends {
         Ok(adapter)
     }
 
-    /// What the pool's backend says of itself, asked again after ten seconds, or two where it was ill.
-    pub async fn health(&self, pool: &UnifiedPool, adapter: &SeaweedFs, now: Timestamp) -> Health {
+    /// What the pool's backend says of itself: asked again after ten seconds, of an ill one after 1, 2, 4, 5, 5 ...
+    /// and some jitter. All its pools wait for one question.
+    pub async fn health(
+        &self,
+        pool: &UnifiedPool,
+        adapter: &SeaweedFs,
+        clock: impl Fn() -> Timestamp,
+    ) -> Health {
         let endpoints = self.endpoints(pool);
-        if let Some((at, health)) = self.seen.lock().get(&endpoints)
-            && now.duration_since(*at).unsigned_abs()
-                < if health.faults.is_empty() {
-                    HEALTH_STAYS
-                } else {
-                    SICKNESS_STAYS
-                }
-        {
-            return health.clone();
+        let verdict = Arc::clone(self.seen.lock().entry(endpoints.clone()).or_default());
+        let mut verdict = verdict.lock().await;
+        if let Some(health) = verdict.at(clock()) {
+            return health;
         }
-        let mut faults = adapter.health().await.faults();
+        let mut faults = adapter.health().await.faults(adapter.endpoints());
         // Who is ill is not asked more: that would only keep the verdict waiting.
         let asked = if faults.is_empty() {
             Some(adapter.topology().await)
@@ -144,9 +191,13 @@ impl Backends {
                 None
             }
         };
-        let health = Health { faults, slot_bytes };
-        self.seen.lock().insert(endpoints, (now, health.clone()));
-        health
+        let health = Health {
+            faults,
+            slot_bytes,
+            counts_for: Duration::ZERO,
+        };
+        // A question may take long: its answer counts from its end.
+        verdict.learn(health, &endpoints.filer, clock())
     }
 
     /// What belonged to no volume there when it was last looked for, unless that is `too_old`.
@@ -230,5 +281,49 @@ mod tests {
         assert!(kept());
         backends.look_again();
         assert!(!kept());
+    }
+
+    fn at(second: f64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs_f64(second)
+    }
+
+    #[test]
+    fn an_ill_backend_is_asked_with_back_off_and_a_well_one_every_ten_seconds() {
+        let health = |faults: &[&str]| Health {
+            faults: faults.iter().map(ToString::to_string).collect(),
+            slot_bytes: None,
+            counts_for: Duration::ZERO,
+        };
+        let mut verdict = Verdict::default();
+        assert_eq!(verdict.at(at(0.0)), None, "nothing is known of it");
+        let mut now = 0.0;
+        for step in [1.0, 2.0, 4.0, 5.0, 5.0, 5.0] {
+            let pause = verdict
+                .learn(health(&["filer: away"]), "h:1.2", at(now))
+                .counts_for
+                .as_secs_f64();
+            assert!((step..step * 1.2).contains(&pause), "{pause} for {step}");
+            let kept = verdict.at(at(now + pause * 0.9)).unwrap();
+            assert_eq!(kept.faults, ["filer: away"]);
+            assert!(
+                kept.counts_for.as_secs_f64() <= pause * 0.11,
+                "what is left of it"
+            );
+            now += pause + 0.001;
+            assert_eq!(verdict.at(at(now)), None);
+        }
+        let said = health(&["filer: away"]).trouble().unwrap();
+        assert!(said.starts_with("filer: away; see that it runs"), "{said}");
+        assert_eq!(health(&[]).trouble(), None);
+        assert_eq!(
+            verdict.learn(health(&[]), "h:1.2", at(now)).counts_for,
+            HEALTH_STAYS
+        );
+        assert!(verdict.at(at(now + 9.9)).is_some());
+        let again = verdict.learn(health(&["s3"]), "h:1.2", at(now)).counts_for;
+        assert!(
+            again < Duration::from_millis(1200),
+            "who was well is asked soon: {again:?}"
+        );
     }
 }

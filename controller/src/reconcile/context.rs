@@ -13,12 +13,14 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use smart_storage_core::registry::Registry;
+use smart_storage_core::{decide::volume::BackendTrouble, registry::Registry, retry};
 use tokio::sync::broadcast;
 
 use super::{Allocator, Backends, Change, Clock, Stores};
 use crate::{agents::AgentsHub, metrics::Metrics};
 
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Longer than any pause between two tries.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
 
@@ -50,11 +52,13 @@ pub struct Context {
     members: Mutex<HashMap<String, Told>>,
 }
 
-/// How often something failed in a row.
-#[derive(Clone, Copy, Debug)]
+/// How often something failed in a row, and what came of it last.
+#[derive(Clone, Debug)]
 struct Failures {
     count: u32,
     last: Timestamp,
+    until: Timestamp,
+    trouble: Option<(BackendTrouble, Option<i64>)>,
 }
 
 /// What passed between a member and the agent that has it.
@@ -246,23 +250,52 @@ impl Context {
         }
     }
 
-    /// Seconds until the next try of something that failed: 1, 2, 4 ... 60, with a fifth of jitter by its name.
+    /// The pause until the next try of something that failed: 1, 2, 4 ... 60 s, and the jitter of its name.
     pub(super) fn back_off(&self, key: &str) -> Duration {
+        self.note(key, None)
+    }
+
+    /// The same of a backend's trouble with an object of that generation, which is kept for whoever looks at it before.
+    pub(super) fn troubled(&self, key: &str, trouble: &BackendTrouble, generation: Option<i64>) -> Duration {
+        self.note(key, Some((trouble.clone(), generation)))
+    }
+
+    fn note(&self, key: &str, trouble: Option<(BackendTrouble, Option<i64>)>) -> Duration {
         let now = self.now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         // What was not tried for so long is gone.
         failures.retain(|_, failed| now.duration_since(failed.last).unsigned_abs() < FORGOTTEN_AFTER);
-        let failed = failures
-            .entry(key.to_owned())
-            .or_insert(Failures { count: 0, last: now });
-        failed.count = failed.count.saturating_add(1);
-        failed.last = now;
-        let count = failed.count;
-        let base = 500_u64.saturating_mul(1 << count.min(7)).min(60_000);
-        let jitter = key.bytes().fold(u64::from(count), |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-        }) % 20;
-        Duration::from_millis(base + base * jitter / 100)
+        let count = failures
+            .get(key)
+            .map_or(0, |failed| failed.count)
+            .saturating_add(1);
+        let pause = retry::pause(key, count, FIRST_PAUSE, LONGEST_PAUSE);
+        let failed = Failures {
+            count,
+            last: now,
+            until: now.checked_add(pause).unwrap_or(now),
+            trouble,
+        };
+        failures.insert(key.to_owned(), failed);
+        pause
+    }
+
+    /// What the backend said last, and how long it is left alone: whoever is woken before has only that to tell.
+    /// Nothing where it is to be tried now: its time has come, something else is asked of the object, or the backend
+    /// is well again since (`well_since`, whole seconds).
+    pub(super) fn waits(
+        &self,
+        key: &str,
+        generation: Option<i64>,
+        well_since: Option<Timestamp>,
+    ) -> Option<(BackendTrouble, Duration)> {
+        let now = self.now();
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failures.get(key).filter(|failed| failed.until > now)?;
+        let (trouble, of) = failed.trouble.as_ref()?;
+        let is_well = well_since.is_some_and(|since| since.as_second() >= failed.last.as_second());
+        (*of == generation && !is_well)
+            .then(|| (trouble.clone(), failed.until.duration_since(now).unsigned_abs()))
     }
 
     pub(super) fn succeeded(&self, key: &str) {
@@ -270,5 +303,55 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::bed::Bed;
+
+    #[tokio::test]
+    async fn a_backend_in_trouble_is_left_alone_until_its_time_comes_or_something_else_is_asked() {
+        let bed = Bed::new(1).await;
+        let (context, key) = (&bed.context, "backend/uv-1");
+        let trouble = BackendTrouble {
+            reason: "BackendUnavailable".to_owned(),
+            message: "away".to_owned(),
+            transient: true,
+        };
+        let (first, ever) = (Some(1), None);
+        assert_eq!(
+            context.waits(key, first, ever),
+            None,
+            "nothing is known against it"
+        );
+        let before = context.now();
+        let pause = context.troubled(key, &trouble, first);
+        assert!((1.0..1.2).contains(&pause.as_secs_f64()), "{pause:?}");
+        let (told, left) = context.waits(key, first, ever).unwrap();
+        assert_eq!(told, trouble);
+        assert!(left <= pause, "{left:?} of {pause:?}");
+        // Well for longer than it was in trouble: the trouble is newer.
+        let long_ago = before.checked_sub(jiff::SignedDuration::from_secs(2)).unwrap();
+        assert!(context.waits(key, first, Some(long_ago)).is_some());
+        assert_eq!(context.waits(key, first, Some(context.now())), None);
+        assert_eq!(
+            context.waits(key, Some(2), ever),
+            None,
+            "something else is asked of it"
+        );
+        assert_eq!(context.waits("backend/uv-2", first, ever), None);
+        // Each failure in a row doubles it.
+        let pauses: Vec<f64> = (0..3)
+            .map(|_| context.troubled(key, &trouble, first).as_secs_f64())
+            .collect();
+        for (pause, step) in pauses.iter().zip([2.0, 4.0, 8.0]) {
+            assert!((step..step * 1.2).contains(pause), "{pause} for {step}");
+        }
+        context.succeeded(key);
+        assert_eq!(context.waits(key, first, ever), None);
+        let again = context.troubled(key, &trouble, first).as_secs_f64();
+        assert!((1.0..1.2).contains(&again), "{again}");
     }
 }

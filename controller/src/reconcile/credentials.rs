@@ -15,7 +15,10 @@ use tokio::sync::broadcast;
 
 use super::{Backends, Change, Error, Stores, backends::backend, is_already_there, is_not_found};
 use crate::{
-    backend::{Backend, Credentials},
+    backend::{
+        Backend, Credentials,
+        seaweedfs::{Part, PartHealth},
+    },
     crd::{LABEL_ID, UnifiedPool, UnifiedVolume},
     service::{CredentialRotation, NewCredentials, RotateError},
 };
@@ -132,7 +135,6 @@ impl Rotation {
 
     async fn renew(&self, volume: &UnifiedVolume) -> Result<NewCredentials, RotateError> {
         let unavailable = |error: &dyn std::fmt::Display| RotateError::Unavailable(error.to_string());
-        let _turn = self.turn.lock().await;
         let pool: Option<Arc<UnifiedPool>> = self
             .stores
             .pools
@@ -144,6 +146,16 @@ impl Rotation {
             .backends
             .of_pool(&pool)
             .map_err(|(_, words)| RotateError::NotSupported(words))?;
+        // Nothing is changed for somebody who cannot be told: the old keys go on, in the Secret as well.
+        if let PartHealth::Failing(reason) = adapter.filer_health().await {
+            let words = format!(
+                "{} at {}: {reason}; the present credentials go on, ask again once it answers",
+                Part::Filer,
+                adapter.endpoints().filer
+            );
+            return Err(RotateError::Unavailable(words));
+        }
+        let _turn = self.turn.lock().await;
         let backend = backend(adapter);
         let api = Api::<Secret>::namespaced(self.client.clone(), &volume.spec.claim_ref.namespace);
         let found = api

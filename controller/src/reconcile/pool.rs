@@ -34,7 +34,6 @@ use crate::crd::{
 };
 
 const BACKEND_LOOKED_AT_EVERY: Duration = Duration::from_secs(15);
-const AILING_LOOKED_AT_EVERY: Duration = Duration::from_secs(3);
 const REFUSED_SHOWN: usize = 32;
 
 /// Which pools have to be looked at again.
@@ -94,6 +93,7 @@ pub(super) async fn reconcile(pool: Arc<UnifiedPool>, context: Arc<Context>) -> 
             error: None,
             slot_bytes: 0,
             leftovers: None,
+            again: BACKEND_LOOKED_AT_EVERY,
         };
         return finish(&pools, &name, &members, &seen, &context).await;
     }
@@ -112,6 +112,8 @@ struct Seen {
     slot_bytes: u64,
     /// None where it was not seen.
     leftovers: Option<Finding>,
+    /// When to look again.
+    again: Duration,
 }
 
 async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Seen {
@@ -123,10 +125,11 @@ async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
                 error: Some((reason.to_owned(), words)),
                 slot_bytes: 0,
                 leftovers: None,
+                again: BACKEND_LOOKED_AT_EVERY,
             };
         }
     };
-    let health: Health = context.backends.health(pool, &adapter, context.now()).await;
+    let health: Health = context.backends.health(pool, &adapter, || context.now()).await;
     let known = pool.status.as_ref().map_or(0, |status| status.slot_bytes);
     let existing: Vec<ExistingMember> = members
         .iter()
@@ -135,17 +138,24 @@ async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Cont
     let mut plan = plan(&convert::pool_spec(&pool.spec), &existing, &candidates(context));
     let slot_bytes = health.slot_bytes.unwrap_or(known);
     refuse_small(&mut plan, slot_bytes, context);
-    let error =
-        (!health.faults.is_empty()).then(|| ("BackendUnreachable".to_owned(), health.faults.join("; ")));
+    let error = health
+        .trouble()
+        .map(|words| ("BackendUnreachable".to_owned(), words));
     let leftovers = match &error {
         None => leftovers::look(pool, &adapter, slot_bytes, context).await,
         Some(_) => None,
+    };
+    let again = match &error {
+        // The back-off of its health is the pool's too.
+        Some(_) => health.counts_for,
+        None => BACKEND_LOOKED_AT_EVERY,
     };
     Seen {
         plan,
         error,
         slot_bytes,
         leftovers,
+        again,
     }
 }
 
@@ -411,12 +421,7 @@ async fn finish(
         });
         context.event(&live, ok, reason, note).await;
     }
-    let ailing = seen.error.is_some();
-    Ok(Action::requeue(if ailing {
-        AILING_LOOKED_AT_EVERY
-    } else {
-        BACKEND_LOOKED_AT_EVERY
-    }))
+    Ok(Action::requeue(seen.again))
 }
 
 fn view(member: &PoolMember) -> PoolMemberView {

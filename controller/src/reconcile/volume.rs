@@ -63,6 +63,13 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
     }
 }
 
+/// Since when the volume's pool is well, where it is.
+fn well_since(volume: &UnifiedVolume, context: &Context) -> Option<jiff::Timestamp> {
+    let pool = pool_of(volume, context)?;
+    let ready = condition::get(&pool.status.as_ref()?.conditions, "Ready")?;
+    ready.is_true().then_some(ready.last_transition_time)
+}
+
 /// The volumes of a pool that say something else of it than it says itself.
 fn disagreeing(pool: &str, stores: &Stores) -> Vec<ObjectRef<UnifiedVolume>> {
     let pools = stores.pools.state();
@@ -77,7 +84,10 @@ fn disagreeing(pool: &str, stores: &Stores) -> Vec<ObjectRef<UnifiedVolume>> {
             .and_then(|status| condition::get(&status.conditions, "Ready"));
         match (&ready, mine) {
             (Some(ready), Some(mine)) if ready.is_true() => !mine.is_true(),
-            (Some(ready), Some(mine)) => mine.is_true() || mine.reason != ready.reason,
+            (Some(ready), Some(mine)) => {
+                let words = format!("pool {pool}: {}", ready.message);
+                mine.is_true() || mine.reason != ready.reason || !mine.message.starts_with(&words)
+            }
             _ => true,
         }
     };
@@ -113,23 +123,35 @@ pub(super) async fn reconcile(volume: Arc<UnifiedVolume>, context: Arc<Context>)
             }
         };
     }
+    let key = format!("backend/{}", volume.name_any());
+    let generation = volume.metadata.generation;
+    let waits = context.waits(&key, generation, well_since(&volume, &context));
+    if let (false, Some((trouble, after))) = (claim_gone, waits) {
+        let made = Made {
+            trouble: Some(trouble),
+            ..Made::default()
+        };
+        publish_volume(&api, &volume, claim_gone, &made, &context).await?;
+        return Ok(Action::requeue(after));
+    }
     let made = if claim_gone {
         Made::default()
     } else {
         provision(&volume, &context).await?
     };
-    publish_volume(&api, &volume, claim_gone, &made, &context).await?;
-    Ok(match &made.trouble {
+    // Before it is told: what is refused there, and so looked at again at once, was tried all the same.
+    let after = match &made.trouble {
         Some(trouble) => {
-            let after = context.back_off(&format!("backend/{}", volume.name_any()));
             tracing::debug!(volume = %volume.name_any(), reason = %trouble.reason, message = %trouble.message, "backend trouble");
-            Action::requeue(after)
+            context.troubled(&key, trouble, generation)
         }
         None => {
-            context.succeeded(&format!("backend/{}", volume.name_any()));
-            Action::requeue(ASSERT_AGAIN)
+            context.succeeded(&key);
+            ASSERT_AGAIN
         }
-    })
+    };
+    publish_volume(&api, &volume, claim_gone, &made, &context).await?;
+    Ok(Action::requeue(after))
 }
 
 async fn claim_is_gone(volume: &UnifiedVolume, context: &Context) -> Result<bool, Error> {

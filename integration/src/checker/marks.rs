@@ -16,6 +16,8 @@ pub struct Mark {
     pub member: String,
     /// Whether it says that the member was released.
     pub released: bool,
+    /// Whether one copy at least says so.
+    pub going: bool,
     /// Whether both copies of the table say the same.
     pub whole: bool,
 }
@@ -44,6 +46,10 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Mark>> {
             .into_owned(),
         member: member.clone(),
         released: kind == RELEASED_PARTITION_TYPE,
+        going: copies
+            .iter()
+            .flatten()
+            .any(|(kind, _)| kind == RELEASED_PARTITION_TYPE),
         whole: primary == backup,
     }))
 }

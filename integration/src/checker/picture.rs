@@ -1,5 +1,5 @@
-//! What there really is, read from the real parts: objects through the Kubernetes API, the filer and the master over
-//! HTTP, the marks from the drives' bytes, mounts and processes from the kernel, files from the mounts.
+//! What there really is, read from the real parts: objects through the Kubernetes API, the filer over HTTP, the master
+//! through weed's shell, the marks from the drives' bytes, mounts and processes from the kernel, files from the mounts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::marks::{self, Mark};
+use super::{
+    marks::{self, Mark},
+    store,
+};
 use crate::{cluster::Cluster, drives::LoopDrive};
 
 const GROUP: &str = "/apis/storage.billyronks.io/v1";
@@ -109,6 +112,8 @@ pub struct Directory {
     pub marked_as: String,
     /// Its quota in bytes.
     pub quota: u64,
+    /// Whether it says that it is kept after its volume.
+    pub kept: bool,
 }
 
 /// A rule of `filer.conf`.
@@ -154,8 +159,8 @@ pub struct Picture {
     pub rules: Vec<Rule>,
     /// The keys of each S3 identity that has a volume's name.
     pub identities: BTreeMap<String, Vec<(String, String)>>,
-    /// Collections with slots at the master.
-    pub collections: BTreeSet<String>,
+    /// How many slots each collection has at the master.
+    pub collections: BTreeMap<String, u64>,
     /// Volumes that have files on the members' drives.
     pub files: BTreeSet<String>,
     /// Volume servers that the master sees, the filer's own excepted.
@@ -191,7 +196,21 @@ pub async fn read(cluster: &Cluster) -> Result<Picture> {
     Ok(picture)
 }
 
-fn text(value: &Value, pointer: &str) -> String {
+/// Reads what the machine alone shows: drives, mounts, processes, files; and the store, where its owner is `dead`.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn read_machine(cluster: &Cluster, dead: bool) -> Result<Picture> {
+    let mut picture = Picture::default();
+    machine(cluster, &mut picture).context("the machine")?;
+    if dead {
+        let file = cluster.state().join("controller/store.redb");
+        store::read(&file, &mut picture).context("the store")?;
+    }
+    Ok(picture)
+}
+
+pub(super) fn text(value: &Value, pointer: &str) -> String {
     value
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -235,6 +254,34 @@ fn quantity(text: &str) -> u64 {
     digits.parse::<u64>().unwrap_or_default() * unit
 }
 
+pub(super) fn pool(object: &Value) -> Pool {
+    Pool {
+        phase: text(object, "/status/phase"),
+        words: words(object),
+        deleting: deleting(object),
+        total: number(object, "/status/totalCapacityBytes"),
+        promised: number(object, "/status/promisedBytes"),
+        available: number(object, "/status/availableCapacityBytes"),
+        retained: number(object, "/status/retainedBytes"),
+        reserved: items(object, "/status/reservations")
+            .iter()
+            .map(|reservation| text(reservation, "/volume"))
+            .collect(),
+    }
+}
+
+pub(super) fn volume(object: &Value) -> Volume {
+    Volume {
+        pool: text(object, "/spec/placement/pool"),
+        claim_uid: text(object, "/spec/claimRef/uid"),
+        bytes: number(object, "/spec/capacityBytes"),
+        promised: number(object, "/spec/placement/promisedBytes"),
+        phase: text(object, "/status/phase"),
+        words: words(object),
+        deleting: deleting(object),
+    }
+}
+
 async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     let client = cluster.kube().await?;
     let list = async |path: String| -> Result<Vec<Value>> {
@@ -244,20 +291,9 @@ async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     };
     // The requests last: whoever is bound by then has a volume in the lists before.
     for object in list(format!("{GROUP}/unifiedpools")).await? {
-        let pool = Pool {
-            phase: text(&object, "/status/phase"),
-            words: words(&object),
-            deleting: deleting(&object),
-            total: number(&object, "/status/totalCapacityBytes"),
-            promised: number(&object, "/status/promisedBytes"),
-            available: number(&object, "/status/availableCapacityBytes"),
-            retained: number(&object, "/status/retainedBytes"),
-            reserved: items(&object, "/status/reservations")
-                .iter()
-                .map(|reservation| text(reservation, "/volume"))
-                .collect(),
-        };
-        picture.pools.insert(text(&object, "/metadata/name"), pool);
+        picture
+            .pools
+            .insert(text(&object, "/metadata/name"), pool(&object));
     }
     for object in list(format!("{GROUP}/poolmembers")).await? {
         let member = Member {
@@ -283,16 +319,9 @@ async fn objects(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
             .extend(claimed.map(|drive| text(drive, "/id")));
     }
     for object in list(format!("{GROUP}/unifiedvolumes")).await? {
-        let volume = Volume {
-            pool: text(&object, "/spec/placement/pool"),
-            claim_uid: text(&object, "/spec/claimRef/uid"),
-            bytes: number(&object, "/spec/capacityBytes"),
-            promised: number(&object, "/spec/placement/promisedBytes"),
-            phase: text(&object, "/status/phase"),
-            words: words(&object),
-            deleting: deleting(&object),
-        };
-        picture.volumes.insert(text(&object, "/metadata/name"), volume);
+        picture
+            .volumes
+            .insert(text(&object, "/metadata/name"), volume(&object));
     }
     for object in list("/api/v1/secrets".to_owned()).await? {
         let name = text(&object, "/metadata/name");
@@ -332,6 +361,9 @@ async fn filer(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
             let directory = Directory {
                 marked_as: from_base64(&mark),
                 quota: number(&entry, "/Quota"),
+                kept: entry
+                    .pointer("/Extended/storage.billyronks.io~1retained")
+                    .is_some(),
             };
             picture.directories.insert(name, directory);
         }
@@ -365,28 +397,48 @@ async fn filer(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
     Ok(())
 }
 
-/// What the master sees, by the shell that administrators use: its HTTP is closed.
+/// What the master sees, by the shell that administrators use: its HTTP is closed. (`volume.list` would be one command
+/// for both, and leaves out servers that hold nothing.)
 fn master(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
-    let said = cluster.weed_shell("volume.list")?;
+    let said = cluster.weed_shell("cluster.ps\ncollection.list")?;
+    let servers = servers(&said).with_context(|| format!("cluster.ps: {said}"))?;
     let filers_own = cluster.meta_endpoint();
-    let mut servers = 0;
-    for line in said.lines().map(str::trim_start) {
-        if let Some(rest) = line.strip_prefix("DataNode ") {
-            servers += 1;
-            let endpoint = rest.split(' ').next().unwrap_or_default();
-            if endpoint != filers_own {
-                picture.at_master.insert(endpoint.to_owned());
-            }
-        }
-        if let Some((_, rest)) = line.split_once("collection:\"") {
-            let name = rest.split('"').next().unwrap_or_default();
-            if name.starts_with(OURS) {
-                picture.collections.insert(name.to_owned());
-            }
-        }
-    }
-    ensure!(servers > 0, "volume.list shows no server: {said}");
+    picture
+        .at_master
+        .extend(servers.into_iter().filter(|server| *server != filers_own));
+    picture
+        .collections
+        .extend(collections(&said).with_context(|| format!("collection.list: {said}"))?);
     Ok(())
+}
+
+/// The volume servers in what `cluster.ps` says: the addresses below their heading; none where they are not as many as
+/// it says.
+fn servers(said: &str) -> Option<Vec<String>> {
+    let mut lines = said.lines();
+    let count = lines.find_map(|line| line.strip_prefix("* volume servers "))?;
+    let below = lines.take_while(|line| line.starts_with(' '));
+    let found: Vec<String> = below
+        .filter_map(|line| line.trim_start().strip_prefix("* "))
+        .filter(|line| !line.starts_with("data center: ") && !line.starts_with("rack: "))
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    (count.trim().parse() == Ok(found.len())).then_some(found)
+}
+
+/// Our collections and their slots in what `collection.list` says; none where it did not come to its end.
+fn collections(said: &str) -> Option<Vec<(String, u64)>> {
+    let ends = |line: &str| line.starts_with("Total ") && line.ends_with(" collections.");
+    let slots = |rest: &str| {
+        let (_, rest) = rest.split_once("volumeCount:")?;
+        rest.split('\t').next()?.parse().ok()
+    };
+    said.lines().any(ends).then_some(())?;
+    said.lines()
+        .filter_map(|line| line.split_once("collection:\"")?.1.split_once('"'))
+        .filter(|(name, _)| name.starts_with(OURS))
+        .map(|(name, rest)| Some((name.to_owned(), slots(rest)?)))
+        .collect()
 }
 
 fn machine(cluster: &Cluster, picture: &mut Picture) -> Result<()> {
@@ -534,7 +586,7 @@ fn decode(text: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{from_base64, quantity};
+    use super::{collections, from_base64, quantity, servers};
 
     #[test]
     fn quantities_and_base64_are_read_as_others_write_them() {
@@ -549,5 +601,16 @@ mod tests {
         ] {
             assert_eq!(from_base64(text), plain);
         }
+    }
+
+    #[test]
+    fn the_shell_s_words_are_read_whole_or_not_at_all() {
+        let said = "* filers 1\n  * h:2.3 (8000GB 4.48) 2026-11-23\n    signature: -1\n* volume servers 2\n  \
+            * data center: one\n    * rack: node\n      * h:7 (8000GB 4.48)\n      * h:8 (8000GB 4.48)\n\
+            collection:\"\"\tvolumeCount:7\ncollection:\"uv-1\"\tvolumeCount:1\tsize:8\nTotal 2 collections.\n";
+        assert_eq!(servers(said), Some(vec!["h:7".to_owned(), "h:8".to_owned()]));
+        assert_eq!(collections(said), Some(vec![("uv-1".to_owned(), 1)]));
+        let cut = said.split("      * h:8").next().unwrap();
+        assert_eq!((servers(cut), collections(cut)), (None, None));
     }
 }

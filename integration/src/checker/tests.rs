@@ -32,6 +32,7 @@ fn good() -> Picture {
         drive: "a.img".into(),
         member: "member".into(),
         released: false,
+        going: false,
         whole: true,
     });
     picture.mounts.push("member".into());
@@ -73,6 +74,7 @@ fn good() -> Picture {
         Directory {
             marked_as: "uv-1".into(),
             quota: 4,
+            kept: false,
         },
     );
     picture.rules.push(Rule {
@@ -80,7 +82,7 @@ fn good() -> Picture {
         disk_tag: "pool".into(),
         read_only: false,
     });
-    picture.collections.insert("uv-1".into());
+    picture.collections.insert("uv-1".into(), 1);
     picture.files.insert("uv-1".into());
     picture
 }
@@ -98,9 +100,113 @@ fn a_released_mark_needs_no_member() {
         drive: "b.img".into(),
         member: "former".into(),
         released: true,
+        going: true,
         whole: true,
     });
     assert_eq!(compare(&picture), Vec::<String>::new());
+}
+
+#[test]
+fn what_may_never_be_is_told_from_what_is_half_way() {
+    let found = |change: &dyn Fn(&mut Picture)| {
+        let mut picture = good();
+        change(&mut picture);
+        never(&picture)
+    };
+    for half_way in [
+        &(|p: &mut Picture| p.mounts.clear()) as &dyn Fn(&mut Picture),
+        &|p| p.servers.clear(),
+        &|p| p.pools.get_mut("pool").unwrap().promised = 11,
+        &|p| (p.marks[0].going, p.marks[0].whole) = (true, false),
+    ] {
+        let change = |p: &mut Picture| {
+            half_way(p);
+            if p.marks[0].going {
+                p.mounts.clear();
+            }
+        };
+        assert_eq!(found(&change), Vec::<String>::new());
+    }
+    for (change, words) in [
+        (
+            &(|p: &mut Picture| p.marks[0].going = true) as &dyn Fn(&mut Picture),
+            "is released, and it is mounted",
+        ),
+        (&|p| p.marks.push(p.marks[0].clone()), "drives with one mark"),
+        (&|p| p.mounts.push("member".into()), "mounts of a member"),
+        (&|p| p.records.clear(), "no record of it"),
+        (
+            &|p| p.pools.get_mut("pool").unwrap().promised = 9,
+            "can be promised twice",
+        ),
+    ] {
+        let found = found(change);
+        assert!(
+            found.iter().any(|sentence| sentence.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_kept_after_its_volume_is_whole_and_counted_and_has_no_keys() {
+    let kept = || {
+        let mut picture = good();
+        for (name, directory) in [("uv-1", false), ("uv-2", true)] {
+            picture.directories.insert(
+                name.into(),
+                Directory {
+                    marked_as: name.into(),
+                    quota: 4,
+                    kept: directory,
+                },
+            );
+        }
+        picture.rules.push(Rule {
+            volume: "uv-2".into(),
+            disk_tag: "pool".into(),
+            read_only: false,
+        });
+        picture.collections.insert("uv-2".into(), 3);
+        picture.files.insert("uv-2".into());
+        let pool = picture.pools.get_mut("pool").unwrap();
+        (pool.retained, pool.available) = (3, 47);
+        picture
+    };
+    let found = |change: &dyn Fn(&mut Picture)| {
+        let mut picture = kept();
+        change(&mut picture);
+        compare(&picture)
+    };
+    assert_eq!(found(&|_| {}), Vec::<String>::new());
+    for (change, words) in [
+        (
+            &(|p: &mut Picture| drop(p.identities.insert("uv-2".into(), vec![]))) as &dyn Fn(&mut Picture),
+            "S3 identity",
+        ),
+        (
+            &|p: &mut Picture| drop(p.secrets.insert("uv-2".into(), Default::default())),
+            "Secret",
+        ),
+        (
+            &|p: &mut Picture| assert!(p.files.remove("uv-2")),
+            "no file of it",
+        ),
+        (
+            &|p: &mut Picture| assert_eq!(p.collections.insert("uv-2".into(), 4), Some(3)),
+            "there are 4",
+        ),
+        (
+            &|p: &mut Picture| p.directories.get_mut("uv-2").unwrap().kept = false,
+            "directory, but no volume",
+        ),
+    ] {
+        let found = found(change);
+        assert!(
+            found.iter().any(|sentence| sentence.contains(words)),
+            "{words}: {found:?}"
+        );
+    }
 }
 
 #[test]
@@ -155,14 +261,14 @@ fn every_kind_of_difference_is_a_sentence() {
     );
     check(
         &|p| p.pools.get_mut("pool").unwrap().retained = 1,
-        "1 bytes belong to no volume",
+        "says that 1 bytes are kept after their volumes, there are 0",
     );
     check(
         &|p| {
             let twin = volume(p);
             p.volumes.insert("uv-2".into(), twin);
         },
-        "uv-2: there is a volume and no directory",
+        "uv-2: volume, but no directory",
     );
     for (lost, words) in [
         ("directories", "no directory"),
@@ -186,13 +292,16 @@ fn every_kind_of_difference_is_a_sentence() {
     }
     check(
         &|p| drop(p.directories.insert("uv-9".into(), Directory::default())),
-        "uv-9: there is directory and no a volume",
+        "uv-9: directory, but no volume",
     );
     check(
         &|p| drop(p.secrets.insert("uv-9".into(), Default::default())),
         "uv-9",
     );
-    check(&|p| assert!(p.collections.insert("uv-9".into())), "uv-9");
+    check(
+        &|p| assert_eq!(p.collections.insert("uv-9".into(), 1), None),
+        "uv-9",
+    );
     check(&|p| assert!(p.files.insert("uv-9".into())), "uv-9");
     check(
         &|p| {
@@ -235,10 +344,7 @@ fn every_kind_of_difference_is_a_sentence() {
         },
         "drives with one mark",
     );
-    check(
-        &|p| p.members.clear(),
-        "there is mark on a drive and no a PoolMember",
-    );
+    check(&|p| p.members.clear(), "mark on a drive, but no PoolMember");
     check(&|p| p.mounts.push("member".into()), "mounts of a member");
     check(&|p| p.mounts.clear(), "no mount");
     check(&|p| assert!(p.mount_points.insert("former".into())), "former");

@@ -42,6 +42,7 @@ fn found(finding: String) {
 }
 
 use self::{target::Target, witness::Witness};
+use crate::trust;
 
 /// What the whole of it may cost the controller, kept and at its peak.
 const KEPT: u64 = 64 * MIB;
@@ -118,6 +119,12 @@ async fn abuse_costs_little_and_others_are_served() -> Result<()> {
     );
     drop(crowd);
     crowd::dispersed(&target, descriptors).await?;
+    counted(&target).await?;
+    let streams = trust::counted(&cluster, trust::WELCOMED).await?;
+    ensure!(
+        streams == 1,
+        "the agent had {streams} streams, and should have noticed nothing"
+    );
 
     let seen = witness.end().await?;
     let (kept, peak) = target.memory()?;
@@ -145,6 +152,32 @@ async fn abuse_costs_little_and_others_are_served() -> Result<()> {
     );
     ensure!(kept < memory + KEPT, "{memory} bytes became {kept}");
     ensure!(peak < memory + PEAK, "{memory} bytes became {peak} at the peak");
+    Ok(())
+}
+
+/// Whatever was refused is counted by its reason.
+async fn counted(target: &Target) -> Result<()> {
+    let metrics = target.url("http", "metrics", "/metrics")?;
+    let text = reqwest::get(metrics).await?.text().await?;
+    for (reason, least) in [
+        ("idle_when_full", 5000),
+        ("not_tls", 1),
+        ("idle", 1),
+        ("handshake_time", 1),
+        ("http", 1),
+    ] {
+        let of_reason = format!("reason=\"{reason}\"}} ");
+        let all: u64 = text
+            .lines()
+            .filter(|line| line.starts_with("smart_storage_connections_refused_total{"))
+            .filter_map(|line| line.split_once(&of_reason)?.1.parse::<u64>().ok())
+            .sum();
+        println!("  refused for {reason}: {all}");
+        ensure!(
+            all >= least,
+            "{all} connections refused for {reason}, not {least}: {text}"
+        );
+    }
     Ok(())
 }
 

@@ -11,13 +11,13 @@ use crate::reading::{list, noise, text};
 const SAID_WITHIN: Duration = Duration::from_secs(45);
 
 /// A mounted member: mount point and partition.
-struct Mounted {
-    point: PathBuf,
-    partition: String,
+pub struct Mounted {
+    pub point: PathBuf,
+    pub partition: String,
 }
 
 /// The member that stores `volume`.
-fn member_with(cluster: &Cluster, volume: &str) -> Result<Mounted> {
+pub fn member_with(cluster: &Cluster, volume: &str) -> Result<Mounted> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     for point in cluster.member_mounts()? {
         if cluster.storage_files(&point, volume)?.is_empty() {
@@ -40,7 +40,7 @@ fn member_with(cluster: &Cluster, volume: &str) -> Result<Mounted> {
 }
 
 /// What an object says about itself: its phase, and every condition with reason and message.
-fn says(object: &Value) -> String {
+pub fn says(object: &Value) -> String {
     let phase = text(object, "/status/phase").unwrap_or_default();
     let mut said = vec![phase.to_owned()];
     for condition in list(object, "/status/conditions") {

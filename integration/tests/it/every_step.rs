@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const POOLS: &str = "unifiedpools";
 
 /// What the points of a running instance are passed by; the rest belongs to `first_steps`.
-const REQUESTS: [&str; 5] = ["Start", "Create", "Grow", "Rotate", "Delete"];
+const REQUESTS: [&str; 6] = ["Start", "Create", "Grow", "Rotate", "Delete", "Forget"];
 const DRIVES: [&str; 2] = ["Take", "Release"];
 const FIRST: [&str; 3] = ["FirstStart", "JoinToken", "Enrolment"];
 
@@ -117,7 +117,7 @@ impl Bed {
         let done = loop {
             tokio::select! {
                 done = &mut work => break done,
-                () = tokio::time::sleep(Duration::from_millis(10)) => self.revive(steps, &mut died).await?,
+                () = tokio::time::sleep(Duration::from_millis(10)) => self.revive(steps, &mut died)?,
             }
         };
         let done = done.with_context(|| format!("{steps:?}, died: {died:?}"))?;
@@ -125,20 +125,30 @@ impl Bed {
         let start = std::time::Instant::now();
         while died.contains(&false) && start.elapsed() < Duration::from_secs(2) {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            self.revive(steps, &mut died).await?;
+            self.revive(steps, &mut died)?;
         }
         for step in steps {
             self.component(step.program).disarm();
         }
-        self.revive(steps, &mut died).await?;
+        self.revive(steps, &mut died)?;
+        for component in [&mut self.controller, &mut self.agent] {
+            component.ready(PATIENCE).await?;
+        }
         self.deaths += u32::try_from(died.iter().filter(|died| **died).count())?;
         Ok((done, died))
     }
 
-    async fn revive(&mut self, steps: &[&Step], died: &mut [bool]) -> Result<()> {
+    /// Starts those that died. None is waited for: an agent is ready only where its controller is, which may be the
+    /// next to die.
+    fn revive(&mut self, steps: &[&Step], died: &mut [bool]) -> Result<()> {
         for (step, died) in steps.iter().zip(died) {
-            let revived = self.component(step.program).revive().await;
-            *died = revived.with_context(|| format!("{step:?}"))? || *died;
+            let component = self.component(step.program);
+            if component.has_died().with_context(|| format!("{step:?}"))? {
+                checker::holds_at_any_moment(&self.cluster, step.program == "controller")
+                    .with_context(|| format!("{step:?}"))?;
+                self.component(step.program).start()?;
+                *died = true;
+            }
         }
         Ok(())
     }
@@ -203,7 +213,13 @@ async fn ready(cluster: &Cluster, id: &str, bytes: u64) -> Result<()> {
 }
 
 async fn create(cluster: &Cluster, name: &str, bytes: u64) -> Result<String> {
-    let ask = json!({"name": name, "storage_type": "file", "capacity_bytes": bytes});
+    asked(cluster, name, bytes, "Delete").await
+}
+
+async fn asked(cluster: &Cluster, name: &str, bytes: u64, policy: &str) -> Result<String> {
+    let ask = json!({
+        "name": name, "storage_type": "file", "capacity_bytes": bytes, "reclaim_policy": policy,
+    });
     let claim = insist(cluster, Method::POST, "/v1/storage", Some(ask), &[200, 201]).await?;
     let id = text(&claim, "/id")?.to_owned();
     ready(cluster, &id, bytes).await?;
@@ -243,6 +259,42 @@ async fn delete(cluster: &Cluster, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// The volume of a request that is gone, which was to be kept: nobody's any more, with all its data.
+async fn forget(cluster: &Cluster, id: &str) -> Result<()> {
+    let path = format!("unifiedvolumes/{id}");
+    quietly(PATIENCE, &format!("{id} is forgotten"), || async {
+        match kube(cluster, Method::DELETE, &path, None).await {
+            Err(error) if has_code(&error, 404) => Ok(Some(())),
+            Err(error) => Err(error),
+            Ok(volume) => bail!("{volume}"),
+        }
+    })
+    .await
+}
+
+/// A claim whose data is kept: it goes, then its volume does.
+async fn kept(bed: &mut Bed, name: &str, step: &Step) -> Result<()> {
+    let instance = bed.cluster.another_view();
+    let id = asked(&instance, name, 4 * MIB, "Retain").await?;
+    let (file, bytes) = (format!("/buckets/{id}/data/file"), noise(8, 100_000));
+    let put = instance.filer()?.put(&file, bytes.clone()).await?;
+    ensure!(put.is_success(), "{put}");
+    let path = format!("/v1/storage/{id}");
+    insist(&instance, Method::DELETE, &path, None, &[200, 202, 204, 404]).await?;
+    quietly(PATIENCE, &format!("{id} is released"), || async {
+        let volume = instance.object(&format!("unifiedvolumes/{id}")).await?;
+        ensure!(text(&volume, "/status/phase")? == "Released", "{volume}");
+        Ok(Some(()))
+    })
+    .await?;
+    bed.must_die(Some(step), forget(&instance, &id)).await?;
+    ensure!(
+        instance.filer()?.get(&file).await? == bytes,
+        "{step:?}: what was to be kept is damaged"
+    );
+    Ok(())
+}
+
 /// A whole life of one claim, in which each part may be the one that is interrupted.
 async fn life(bed: &mut Bed, name: &str, steps: &BTreeMap<&str, &Step>) -> Result<()> {
     let step = |part: &str| steps.get(part).copied();
@@ -270,7 +322,11 @@ async fn life(bed: &mut Bed, name: &str, steps: &BTreeMap<&str, &Step>) -> Resul
         instance.filer()?.get(&file).await? == bytes,
         "{name}: its data is damaged"
     );
-    bed.must_die(step("Delete"), delete(&instance, &id)).await
+    bed.must_die(step("Delete"), delete(&instance, &id)).await?;
+    match step("Forget") {
+        Some(step) => kept(bed, &format!("{name}-kept"), step).await,
+        None => Ok(()),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -382,15 +438,15 @@ fn has_code(error: &anyhow::Error, code: u16) -> bool {
 }
 
 /// A pool that claims the one free drive, until it is Ready.
-pub async fn take(cluster: &Cluster) -> Result<()> {
-    quietly(PATIENCE, "the pool is made", || async {
+pub async fn take(cluster: &Cluster, patience: Duration) -> Result<()> {
+    quietly(patience, "the pool is made", || async {
         match kube(cluster, Method::POST, POOLS, Some(&pool())).await {
             Err(error) if !has_code(&error, 409) => Err(error),
             _ => Ok(Some(())),
         }
     })
     .await?;
-    quietly(PATIENCE, "the pool is Ready", || async {
+    quietly(patience, "the pool is Ready", || async {
         let pool = kube(cluster, Method::GET, &format!("{POOLS}/step"), None).await?;
         ensure!(text(&pool, "/status/phase")? == "Ready", "{pool}");
         Ok(Some(()))
@@ -399,16 +455,16 @@ pub async fn take(cluster: &Cluster) -> Result<()> {
 }
 
 /// The pool deleted, until its drive is released and it is gone.
-pub async fn release(cluster: &Cluster) -> Result<()> {
+pub async fn release(cluster: &Cluster, patience: Duration) -> Result<()> {
     let path = format!("{POOLS}/step");
-    quietly(PATIENCE, "the pool's deletion is taken", || async {
+    quietly(patience, "the pool's deletion is taken", || async {
         match kube(cluster, Method::DELETE, &path, None).await {
             Err(error) if !has_code(&error, 404) => Err(error),
             _ => Ok(Some(())),
         }
     })
     .await?;
-    quietly(PATIENCE, "the pool is gone", || async {
+    quietly(patience, "the pool is gone", || async {
         match kube(cluster, Method::GET, &path, None).await {
             Err(error) if has_code(&error, 404) => Ok(Some(())),
             Err(error) => Err(error),
@@ -466,9 +522,9 @@ async fn a_death_at_any_point_of_a_drive_s_way_loses_doubles_and_leaks_nothing()
         for (part, (mine, agents)) in armed.iter().enumerate() {
             let both: Vec<&Step> = mine.iter().chain(agents).collect();
             let died = if part == 0 {
-                bed.during(&both, take(&instance)).await?.1
+                bed.during(&both, take(&instance, PATIENCE)).await?.1
             } else {
-                bed.during(&both, release(&instance)).await?.1
+                bed.during(&both, release(&instance, PATIENCE)).await?.1
             };
             for (step, died) in both.iter().zip(died) {
                 if step.point == "store-after-commit" {

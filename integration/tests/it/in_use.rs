@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    io::{BufRead as _, BufReader},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,6 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use ring::digest::{Context, SHA256};
+use rustix::fs::{SeekFrom, seek};
 use serde_json::Value;
 use smart_storage_integration::{
     Cluster, LoopDrive, MIB, Need, Setup, cluster::NODE, drives::run, eventually, needs::INSTANCE, skipped,
@@ -20,6 +22,7 @@ use smart_storage_integration::{
 use crate::reading::{complaints, list, text};
 
 const SIZE: u64 = 600 * MIB;
+const BLOCK: u64 = 4096;
 const POOL: &str = "greedy";
 
 /// Fills the file before it is attached.
@@ -62,6 +65,13 @@ struct InUse {
     used: Option<Use>,
     /// Has to be said by its use or its refusals.
     says: &'static str,
+}
+
+impl InUse {
+    /// So many bytes nobody writes to. To swap that is on the kernel itself does, behind the header.
+    fn still(&self) -> u64 {
+        if self.name == "swap-on" { BLOCK } else { SIZE }
+    }
 }
 
 fn program(program: &str, arguments: &[&str], file: &Path) -> Result<()> {
@@ -255,35 +265,25 @@ const IN_USE: &[InUse] = &[
     },
 ];
 
-/// A checksum over every byte, holes and zero pages alike; nothing is captured of what is equal.
-fn checksum(file: &Path) -> Result<u64> {
-    let mut file = File::open(file)?;
-    file.sync_all()?;
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut buffer = vec![0; 1 << 20];
-    let mut block = 0_u64;
-    file.seek(SeekFrom::Start(0))?;
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hash);
-        }
-        for page in buffer.get(..count).unwrap_or_default().chunks(4096) {
-            block += 1;
-            if page.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            for byte in block.to_le_bytes().iter().chain(page) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+/// A checksum of the drive's first `bytes`, once the kernel has written out what it held back. Holes of its file are not
+/// read: a block of zeros counts as much as one that was never written.
+fn checksum(drive: &LoopDrive, bytes: u64) -> Result<Vec<u8>> {
+    File::open(format!("/dev/{}", drive.device))?.sync_all()?;
+    let file = File::open(&drive.file)?;
+    let mut digest = Context::new(&SHA256);
+    let mut block = vec![0; BLOCK as usize];
+    let mut at = 0;
+    while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
+        at = seek(&file, SeekFrom::Hole(data))?;
+        for number in data / BLOCK..at.min(bytes).div_ceil(BLOCK) {
+            file.read_exact_at(&mut block, number * BLOCK)?;
+            if block.iter().any(|byte| *byte != 0) {
+                digest.update(&number.to_le_bytes());
+                digest.update(&block);
             }
         }
     }
-}
-
-/// A checksum of what is on the drive, once the kernel has written out what it held back.
-fn checksum_of(drive: &LoopDrive) -> Result<u64> {
-    File::open(format!("/dev/{}", drive.device))?.sync_all()?;
-    checksum(&drive.file)
+    Ok(digest.finish().as_ref().to_vec())
 }
 
 /// Everything that a drive says against itself, as one text.
@@ -369,10 +369,11 @@ async fn a_pool_that_would_take_every_drive_takes_the_blank_one_only() -> Result
     let small = cluster.attach("small", 400 * MIB)?;
     let mut before = Vec::new();
     for (case, drive) in &drives {
-        before.push((case.name, drive, checksum_of(drive)?));
+        before.push((case.name, drive, case.still(), checksum(drive, case.still())?));
     }
-    before.push(("hidden", &hidden, checksum_of(&hidden)?));
-    before.push(("small", &small, checksum_of(&small)?));
+    for (name, drive) in [("hidden", &hidden), ("small", &small)] {
+        before.push((name, drive, SIZE, checksum(drive, SIZE)?));
+    }
 
     eventually(
         Duration::from_secs(20),
@@ -445,8 +446,8 @@ async fn a_pool_that_would_take_every_drive_takes_the_blank_one_only() -> Result
             case.name
         );
     }
-    for (name, drive, bytes) in before {
-        ensure!(checksum_of(drive)? == bytes, "{name}: its bytes changed");
+    for (name, drive, still, sum) in before {
+        ensure!(checksum(drive, still)? == sum, "{name}: its bytes changed");
     }
     drop(held);
     Ok(())

@@ -22,6 +22,7 @@ mod hotplug;
 mod in_use;
 mod journey;
 mod left_behind;
+mod member_lost;
 mod no_byte_twice;
 mod public_contract;
 mod reading;

@@ -1,4 +1,4 @@
-//! What the public side promises, asked by other people's tools: schemathesis and a validator over the OpenAPI
+//! What the public side promises, asked by other people's tools: schemathesis, a validator and a linter over the OpenAPI
 //! document, grpcurl through reflection, Prometheus' parser over the metrics. None of them may find anything.
 
 use std::{
@@ -102,7 +102,7 @@ async fn deletes(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The document is what the server serves, and valid.
+/// The document is what the server serves, valid, and well made.
 async fn document(cluster: &Cluster) -> Result<()> {
     let kept = repository().join("deploy/openapi.json");
     let served = cluster.rest()?.get("/openapi.json").await?;
@@ -120,6 +120,11 @@ async fn document(cluster: &Cluster) -> Result<()> {
             "all",
         ])
         .arg(&kept))?;
+    let said = run(tool("spectral")?
+        .args(["lint", "--fail-severity", "hint", "--ruleset"])
+        .arg(repository().join("integration/contract/spectral.yaml"))
+        .arg(&kept))?;
+    ensure!(said.contains("No results"), "{said}");
     Ok(())
 }
 
@@ -376,7 +381,7 @@ async fn other_people_s_tools_find_nothing() -> Result<()> {
     let timed = |what: &str, begin: Instant| println!("  {what}: {:.1?}", begin.elapsed());
     let begin = Instant::now();
     document(&cluster).await.context("the document")?;
-    timed("openapi-spec-validator", begin);
+    timed("openapi-spec-validator, Spectral", begin);
     deletes(&cluster).await.context("deleting")?;
     let begin = Instant::now();
     reflection(&cluster).context("grpcurl")?;

@@ -193,6 +193,43 @@ async fn an_older_and_a_newer_protocol_are_refused_with_the_versions() {
 }
 
 #[tokio::test]
+async fn who_comes_again_and_again_is_heard_slowly_and_said_once() {
+    let bed = Bed::new().await;
+    let at = bed.controller.agents;
+    let identity = bed.controller.identity("node-1", SystemTime::now());
+    // It has told all that it may tell at once: 256 units a second are left, and a stream with its Hello costs 33.
+    let mut spent = Pace::new(Instant::now());
+    while spent.spend(4096, Instant::now()).is_zero() {}
+    bed.controller.hub.paces.lock().insert("node-1".into(), spent);
+    let storm = tokio::spawn(async move {
+        loop {
+            let mut rogue = Rogue::open_at(at, &identity).await;
+            rogue.say(hello("node-2")).await;
+            rogue.ended().await;
+        }
+    });
+    let refused = || bed.controller.refused("other_node");
+    until("the storm", || refused() > 0).await;
+    let (began, before) = (Instant::now(), refused());
+    for _ in 0..10 {
+        bed.witness.noticed_nothing(&bed.controller).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let most = 2 + (began.elapsed().as_millis() * 256 / 1000 / 33) as u64;
+    assert!(refused() - before <= most, "{} of {most}", refused() - before);
+    assert!(!storm.is_finished(), "it only waits");
+    let lines = bed.heard.count(&["stream refused", "other_node"]) as u64;
+    let most = 2 + began.elapsed().as_secs() / 10;
+    assert!(
+        refused() > most && lines <= most,
+        "{lines} lines for {} streams",
+        refused()
+    );
+    storm.abort();
+    bed.witness.noticed_nothing(&bed.controller).await;
+}
+
+#[tokio::test]
 async fn hello_is_said_once() {
     let bed = Bed::new().await;
     let mut rogue = Rogue::welcomed(&bed.controller, "node-1").await;
@@ -345,11 +382,23 @@ async fn of_ten_thousand_drives_a_thousand_are_remembered_and_the_node_says_so()
     assert_eq!(record().drives.len(), wire::MOST);
     let told = |words: &str| record().faults.iter().any(|fault| fault.detail.contains(words));
     assert!(told("10000 entries"), "{:?}", record().faults);
+    let counted = || {
+        let probe = [("probe", wire::PROBE)];
+        bed.controller.hub.metrics.faults.get_or_create(&probe).get()
+    };
+    assert_eq!(counted(), 1);
     // Nor by deltas.
     rogue.say(delta(1, 1, "one-more")).await;
     until("the delta", || record().session.sequence == 1).await;
     assert_eq!(record().drives.len(), wire::MOST);
     assert!(told("it tells of more"));
+    // However often it tells them.
+    rogue.say(snapshot(2, (0..10_000).map(drive).collect())).await;
+    until("counted again", || counted() == 2).await;
+    let said = bed
+        .heard
+        .count(&["not all of a message was taken", "10000 entries"]);
+    assert_eq!(said, 1, "{}", bed.heard.all());
     bed.witness.noticed_nothing(&bed.controller).await;
 }
 

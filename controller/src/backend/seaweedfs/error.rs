@@ -11,6 +11,8 @@ use crate::backend::{BackendError, Severity};
 /// At most so many characters of the server's words are kept.
 const WORDS: usize = 300;
 
+const DISK_FULL: &str = "no space left on device";
+
 /// Which server was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -151,7 +153,7 @@ fn is_garbled(words: &str) -> bool {
 /// The filer and the master say most things as text with the code UNKNOWN, or with no code at all.
 fn from_text(words: &str) -> Failure {
     const NO_ROOM: [&str; 8] = [
-        "no space left on device",
+        DISK_FULL,
         "no free volumes",
         "no writable volumes",
         "failed to find writable",
@@ -345,16 +347,30 @@ fn told(severity: Severity, reason: &'static str, error: &impl fmt::Display) -> 
 
 impl From<CallError> for BackendError {
     fn from(error: CallError) -> Self {
-        let reason = match error.failure {
-            Failure::Unreachable | Failure::Garbled | Failure::Deadline | Failure::NotLeader => {
-                "BackendUnavailable"
-            }
-            Failure::NoRoom => "BackendFull",
-            Failure::Unauthorized => "BackendUnauthorized",
-            Failure::Unsupported => "BackendTooOld",
-            _ => "BackendRefused",
+        let (reason, help) = match error.failure {
+            Failure::Unreachable | Failure::Garbled | Failure::Deadline | Failure::NotLeader => (
+                "BackendUnavailable",
+                "see that it runs and can be reached; it is tried again by itself",
+            ),
+            Failure::NoRoom if error.words.contains(DISK_FULL) => (
+                "BackendFull",
+                "make room on the disk under it, and start it again if it goes on saying so",
+            ),
+            Failure::NoRoom => (
+                "BackendFull",
+                "see that the pool's members serve, or give it more drives; it is tried again by itself",
+            ),
+            Failure::Unauthorized => (
+                "BackendUnauthorized",
+                "give the operator a certificate and keys that it takes (--seaweedfs-security, or securityFile of the pool)",
+            ),
+            Failure::Unsupported => ("BackendTooOld", "SeaweedFS 4.48 or a newer one is needed"),
+            _ => (
+                "BackendRefused",
+                "its log may say more; it is tried again by itself",
+            ),
         };
-        told(error.failure.severity(), reason, &error)
+        told(error.failure.severity(), reason, &format_args!("{error}; {help}"))
     }
 }
 
@@ -494,6 +510,32 @@ mod tests {
                 (Severity::Transient, "BackendUnavailable")
             );
         }
+    }
+
+    #[test]
+    fn what_is_told_names_the_part_and_what_would_help() {
+        let check = |words: &str, reason, help: &str| {
+            let told = BackendError::from(CallError::from_words(Part::Filer, "create an entry", words));
+            assert_eq!(told.reason, reason, "{words}");
+            let whole = format!("SeaweedFS filer did not create an entry: {words}; {help}");
+            assert!(told.message.starts_with(&whole), "{}", told.message);
+        };
+        check(
+            "write /x/000021.log: no space left on device",
+            "BackendFull",
+            "make room on the disk",
+        );
+        check(
+            "no free volumes left",
+            "BackendFull",
+            "see that the pool's members serve",
+        );
+        check(
+            "raft.Server: Not leader",
+            "BackendUnavailable",
+            "see that it runs",
+        );
+        check("leveldb: closed", "BackendRefused", "its log may say more");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use super::{
-    HEALTH, SeaweedFs,
+    Endpoints, HEALTH, SeaweedFs,
     error::{CallError, Part},
     wire::master::GetMasterConfigurationRequest,
 };
@@ -37,17 +37,17 @@ impl Health {
             .all(|part| *part == PartHealth::Serving)
     }
 
-    /// What does not serve, in words.
+    /// What does not serve, where it should, in words.
     #[must_use]
-    pub fn faults(&self) -> Vec<String> {
+    pub fn faults(&self, endpoints: &Endpoints) -> Vec<String> {
         let parts = [
-            (Part::Master, &self.master),
-            (Part::Filer, &self.filer),
-            (Part::S3, &self.s3),
+            (Part::Master, endpoints.master.to_string(), &self.master),
+            (Part::Filer, endpoints.filer.to_string(), &self.filer),
+            (Part::S3, endpoints.s3.clone(), &self.s3),
         ];
-        let fault = |(part, health): (Part, &PartHealth)| match health {
+        let fault = |(part, at, health): (Part, String, &PartHealth)| match health {
             PartHealth::Serving => None,
-            PartHealth::Failing(reason) => Some(format!("{part}: {reason}")),
+            PartHealth::Failing(reason) => Some(format!("{part} at {at}: {reason}")),
         };
         parts.into_iter().filter_map(fault).collect()
     }
@@ -56,12 +56,14 @@ impl Health {
 impl SeaweedFs {
     /// Asks every part at once; takes a few seconds at most.
     pub async fn health(&self) -> Health {
-        let (master, filer, s3) = tokio::join!(
-            self.master_health(),
-            within(self.filer_answers()),
-            self.gateway_health()
-        );
+        let (master, filer, s3) =
+            tokio::join!(self.master_health(), self.filer_health(), self.gateway_health());
         Health { master, filer, s3 }
+    }
+
+    /// Asks the filer alone, which has the keys too.
+    pub async fn filer_health(&self) -> PartHealth {
+        within(self.filer_answers()).await
     }
 
     async fn master_health(&self) -> PartHealth {

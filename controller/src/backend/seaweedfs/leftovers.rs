@@ -91,7 +91,9 @@ impl SeaweedFs {
             return Err(DeleteVolumeError::Invalid(volume.to_owned()));
         }
         self.delete_identity(volume).await?;
+        crate::fault::point("retained-identity-deleted");
         self.mark_retained(volume, cluster_id).await?;
+        crate::fault::point("data-marked-as-kept");
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use smart_storage_core::decide::volume::{BackendTrouble, MEMBER_AWAY};
 
 use super::{
     ASSERT_AGAIN, Context, Error, Made, backends, claim_is_gone, credentials, finalizer, pool_of,
-    publish_volume,
+    publish_volume, well_since,
 };
 use crate::{
     backend::seaweedfs::{SeaweedFs, Topology},
@@ -27,6 +27,21 @@ pub(super) async fn remove(
         return Ok(Action::await_change());
     }
     let name = volume.name_any();
+    // Its own: what was wrong with making it says nothing of deleting it.
+    let key = format!("backend/{name}/removal");
+    let generation = volume.metadata.generation;
+    // A member that is back is no matter of patience.
+    let waits = context
+        .waits(&key, generation, well_since(volume, context))
+        .filter(|(trouble, _)| trouble.reason != MEMBER_AWAY);
+    if let Some((trouble, after)) = waits {
+        let made = Made {
+            trouble: Some(trouble),
+            ..Made::default()
+        };
+        publish_volume(api, volume, true, &made, context).await?;
+        return Ok(Action::requeue(after));
+    }
     let trouble = match volume.spec.reclaim_policy {
         ReclaimPolicy::Retain => forget(volume, context).await?,
         ReclaimPolicy::Delete if claim_is_gone(volume, context).await? => delete(volume, context).await?,
@@ -41,16 +56,18 @@ pub(super) async fn remove(
         }
     };
     if let Some(trouble) = trouble {
+        let after = context.troubled(&key, &trouble, generation);
         let made = Made {
             trouble: Some(trouble),
             ..Made::default()
         };
         publish_volume(api, volume, true, &made, context).await?;
-        return Ok(Action::requeue(context.back_off(&format!("backend/{name}"))));
+        return Ok(Action::requeue(after));
     }
     credentials::remove(&context.client, volume).await?;
     crate::fault::point("secret-removed");
     context.succeeded(&format!("backend/{name}"));
+    context.succeeded(&key);
     let pool = &volume.spec.placement.pool;
     if volume.spec.reclaim_policy == ReclaimPolicy::Retain {
         // Its bytes are counted as retained before they are no promise any more, and by no look from before.
@@ -59,6 +76,7 @@ pub(super) async fn remove(
             .allocator
             .retain(pool, volume.spec.placement.promised_bytes)
             .await?;
+        crate::fault::point("bytes-retained");
     }
     finalizer::remove(api, volume).await?;
     crate::fault::point("after-volume-gone");

@@ -9,8 +9,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::target::{Target, Wire};
+use super::{
+    requests::{CLAIMS, client, framed},
+    target::{Target, Wire},
+};
 
+const GET_CAPACITY: &str = "/smartstorage.v1.StorageService/GetCapacity";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -272,6 +276,35 @@ pub async fn http2(target: &Target) -> Result<()> {
     Ok(())
 }
 
+/// Calls of gRPC, as a client makes them, to the ports that speak something else.
+async fn calls_elsewhere(target: &Target) -> Result<()> {
+    let http2 = client(target, true)?;
+    for (scheme, door, path, status) in [
+        ("http", "api", GET_CAPACITY, 404),
+        ("https", "api", GET_CAPACITY, 404),
+        ("http", "api", "/v1/storage", 415),
+        ("https", "kube-api", GET_CAPACITY, 404),
+        ("https", "kube-api", CLAIMS, 415),
+        ("http", "health", GET_CAPACITY, 404),
+        ("http", "metrics", "/metrics", 405),
+        ("http", "metrics", GET_CAPACITY, 404),
+    ] {
+        let call = http2
+            .post(target.url(scheme, door, path)?)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .bearer_auth(&target.token)
+            .body(framed(0, &[]));
+        let answer = call.send().await.with_context(|| format!("{door}{path}"))?;
+        expect!(
+            answer.status().as_u16() == status,
+            "a call of gRPC to {scheme} {door}{path}: {}, not {status}",
+            answer.status()
+        );
+    }
+    Ok(())
+}
+
 /// HTTP/1 where HTTP/2 is spoken, plain where TLS is, and bytes that are neither.
 pub async fn wrong_protocols(target: &Target) -> Result<()> {
     let get = b"GET /smartstorage.v1.StorageService/GetCapacity HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -291,6 +324,25 @@ pub async fn wrong_protocols(target: &Target) -> Result<()> {
         let raw = super::target::Raw::read(&mut wire).await?;
         expect!(raw.status() == Some(426), "{door}: {}", raw.text());
     }
+    for door in ["grpc", "enrol"] {
+        for line in [
+            "GARBAGE",
+            "GET / HTTP/9.9",
+            "POST /smartstorage.v1.StorageService/GetCapacity HTTP/1.1\r\ncontent-length: x",
+            "GET / HTTP/1.1\r\n\u{1}: \u{2}",
+        ] {
+            let raw = target
+                .exchange(door, format!("{line}\r\n\r\n").as_bytes())
+                .await?;
+            expect!(
+                raw.status() == Some(400),
+                "{line:?} to {door}: {:?}: {}",
+                raw.status(),
+                raw.text()
+            );
+        }
+    }
+    calls_elsewhere(target).await?;
     let record = |length: u16, body: &[u8]| [&[0x16, 3, 1][..], &length.to_be_bytes(), body].concat();
     let noise = crate::reading::noise(4, 20_000);
     let hello = |length: u32| [&[1][..], &length.to_be_bytes()[1..], &[3, 3]].concat();

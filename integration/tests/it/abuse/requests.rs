@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::target::{ANSWER, Raw, Target};
 
-const CLAIMS: &str = "/apis/storage.billyronks.io/v1/namespaces/default/unifiedstorageclaims";
+pub const CLAIMS: &str = "/apis/storage.billyronks.io/v1/namespaces/default/unifiedstorageclaims";
 const CREATE: &str = "/smartstorage.v1.StorageService/CreateStorage";
 
 /// A client that speaks HTTP/2 or 1.1 to any port and trusts the instance's CA.

@@ -25,7 +25,8 @@ use crate::reading::{noise, text};
 pub const FILE_BYTES: usize = 20_000;
 /// Claims that a worker has at most at the same time.
 const MOST: usize = 6;
-const PATIENCE: Duration = Duration::from_secs(240);
+/// How long a request may take while its servers die all the time: without deaths it is a second.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One request and what was acknowledged of it.
 #[derive(Debug)]
