@@ -195,8 +195,9 @@ impl<'a> Counted<'a> {
         Counts::of(self.doors).deletes - self.before.deletes
     }
 
-    /// Requests against the schedule of the tries, with so many volumes that wait to be made or deleted: a try ends at
-    /// its first call, and nothing that happens to pool, members or claims makes one come sooner. The pool looked for
+    /// Requests against the schedule of the tries, with so many volumes that are to be made, deleted, or looked at as
+    /// their pool is ill: a try ends at its first call, and nothing that happens to pool, members or claims makes one
+    /// come sooner. The pool looked for
     /// leftovers once, or was about to.
     fn is_patient(&self, volumes: u64) -> Result<()> {
         const LEFTOVERS: u64 = 3;
@@ -262,7 +263,7 @@ async fn whatever_seaweedfs_answers_is_said_borne_with_patience_and_made_good() 
         };
         is_said(&cluster, &kept, &PARTS, &these).await?;
     }
-    counted.is_patient(2)?;
+    counted.is_patient(3)?;
     let claim = cluster.rest()?.get(&format!("/v1/storage/{asked}")).await?;
     ensure!(
         ["Pending", "Placing", "Provisioning"].contains(&text(&claim, "/phase")?),
@@ -353,7 +354,8 @@ async fn no_hot_loop(cluster: &Cluster, doors: &Doors, living: &mut Vec<String>)
         Ok((counted.start.elapsed() >= WINDOW).then_some(()))
     })
     .await?;
-    counted.is_patient(2 * EACH)?;
+    // Those of before, EACH to be made, and as many to be deleted.
+    counted.is_patient(u64::try_from(living.len())? + EACH)?;
     let tried = doors.filer.count(|path| !is_health(path)) - counted.before.calls;
     ensure!(tried >= EACH, "what is to be deleted was not tried: {tried}");
     doors.spoil(Fault::None);

@@ -197,9 +197,7 @@ async fn a_lost_volume_server_is_named_everywhere_loses_nothing_and_comes_back()
         Ok(Some(()))
     })
     .await?;
-    checker::converged(&cluster, WELL_WITHIN)
-        .await
-        .with_context(|| cluster.weed_shell("volume.list").unwrap_or_default())?;
+    checker::converged(&cluster, WELL_WITHIN).await?;
     Ok(())
 }
 

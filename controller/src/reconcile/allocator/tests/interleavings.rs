@@ -15,7 +15,8 @@ use super::*;
 
 const USUAL_SEEDS: u64 = 24;
 const STEPS: u32 = 220;
-const SLOTS: u64 = 12;
+/// Room for some: a pool that is full all the time promises nothing to nobody.
+const SLOTS: u64 = 24;
 
 type Answer = Result<Response<Body>, std::io::Error>;
 /// A request, and where its answer goes.
@@ -103,12 +104,12 @@ impl World {
 
     async fn step(&mut self) {
         match self.dice.roll(100) {
-            0..=5 => self.claim().await,
-            6..=17 => self.start(),
-            18..=20 => self.die(),
-            21..=22 => self.unclaim().await,
-            23..=24 => self.clear().await,
-            25..=26 => self.drives_change().await,
+            0..=9 => self.claim().await,
+            10..=25 => self.start(),
+            26..=27 => self.die(),
+            28..=33 => self.unclaim().await,
+            34..=39 => self.clear().await,
+            40..=41 => self.drives_change().await,
             _ => self.deliver(true).await,
         }
         self.settle().await;
@@ -136,7 +137,8 @@ impl World {
         let what = self.dice.roll(10);
         let count = u64::try_from(alive.len()).unwrap();
         let chosen = (count > 0).then(|| alive[usize::try_from(self.dice.roll(count)).unwrap()].clone());
-        let Some(name) = chosen.filter(|_| what < 8) else {
+        // Counting between a reservation and its volume is where most can go wrong.
+        let Some(name) = chosen.filter(|_| what < 6) else {
             self.story.push(format!("leader {at} recounts"));
             let task = async move { drop(leader.recount("p").await) };
             self.running.push((at, tokio::spawn(task)));
@@ -144,7 +146,7 @@ impl World {
         };
         let more = 1 + self.dice.roll(3);
         let wanted = self.wanted.get_mut(&name).unwrap();
-        if what < 6 {
+        if what < 4 {
             self.story.push(format!("leader {at} creates {name}"));
             let volume = wanted.volume.clone();
             self.running.push((
