@@ -468,6 +468,6 @@ pub trait Hardware: Send + Sync + 'static {
     /// Whether the kernel announces changes of this hardware (a simulation has no kernel).
     fn has_events(&self) -> bool;
 
-    /// The mount tables whose change is to be noticed.
-    fn mount_tables(&self) -> Vec<std::path::PathBuf>;
+    /// Tables of what is in use, mounts and swap areas, whose change the kernel announces to who polls them.
+    fn watched_tables(&self) -> Vec<std::path::PathBuf>;
 }

@@ -1,5 +1,5 @@
-//! Keeps the node's picture true: the kernel's announcements, changed mount tables and a slow rescan lead to probes,
-//! and their findings to a new [`Inventory`] in a watch channel, only where it is different.
+//! Keeps the node's picture true: the kernel's announcements, changed tables of mounts and swap areas, and a slow
+//! rescan lead to probes, and their findings to a new [`Inventory`] in a watch channel, only where it is different.
 //!
 //! One thread of its own waits in `poll` for all of them (libudev's types belong to one thread) and does nothing
 //! while nothing happens; each probe runs in a short-lived thread, so that a dying drive that never answers holds up
@@ -29,7 +29,7 @@ use handle::{Message, Sender, SharedCounters};
 use schedule::{Limits, Schedule};
 
 /// Mount tables of busy nodes change all the time: they are read at most this often.
-const MOUNTS_QUIET: Duration = Duration::from_millis(100);
+const TABLES_QUIET: Duration = Duration::from_millis(100);
 /// A list of drives that cannot be read is tried again after this.
 const RETRY_LIST: Duration = Duration::from_secs(10);
 /// A probe reads small buffers only.
@@ -53,7 +53,7 @@ pub struct Watcher {
     around: Arc<Surroundings>,
     interval: Duration,
     rescan_at: Instant,
-    mounts_at: Option<Instant>,
+    tables_at: Option<Instant>,
     /// Drives of the first round that were not probed yet; none when that round is over.
     first_round: Option<BTreeSet<String>>,
     waiting: Vec<(BTreeSet<String>, oneshot::Sender<()>)>,
@@ -95,7 +95,7 @@ impl Watcher {
             around: Arc::default(),
             interval: config.discover_interval,
             rescan_at: Instant::now(),
-            mounts_at: None,
+            tables_at: None,
             first_round: Some(BTreeSet::new()),
             waiting: Vec::new(),
             list_fault: None,
@@ -123,7 +123,7 @@ impl Watcher {
         };
         let tables: Vec<File> = self
             .hardware
-            .mount_tables()
+            .watched_tables()
             .iter()
             .filter_map(|path| File::open(path).ok())
             .collect();
@@ -138,14 +138,14 @@ impl Watcher {
             {
                 self.take_events(monitor, now);
             }
-            if heard.mounts {
-                self.mounts_at.get_or_insert(now + MOUNTS_QUIET);
+            if heard.tables {
+                self.tables_at.get_or_insert(now + TABLES_QUIET);
             }
             if self.take_messages(now) {
                 return;
             }
-            if self.mounts_at.is_some_and(|at| at <= now) {
-                self.mounts_at = None;
+            if self.tables_at.is_some_and(|at| at <= now) {
+                self.tables_at = None;
                 self.read_surroundings(now);
             }
             if self.rescan_at <= now {
@@ -159,7 +159,7 @@ impl Watcher {
     }
 
     fn wait(&self, monitor: Option<&Monitor>, tables: &[File]) -> Heard {
-        let next = [Some(self.rescan_at), self.mounts_at, self.schedule.next_at()]
+        let next = [Some(self.rescan_at), self.tables_at, self.schedule.next_at()]
             .into_iter()
             .flatten()
             .min();
@@ -193,7 +193,7 @@ impl Watcher {
             let _ = rustix::io::read(&self.sender.wake, &mut [0_u8; 8]);
         }
         Heard {
-            mounts: ready.iter().skip(1).take(tables.len()).any(|ready| *ready),
+            tables: ready.iter().skip(1).take(tables.len()).any(|ready| *ready),
             events: ready.iter().skip(1 + tables.len()).any(|ready| *ready),
         }
     }
@@ -384,6 +384,8 @@ impl Watcher {
             .collect();
         if before.swaps != self.around.swaps || before.faults != self.around.faults {
             names.extend(self.out.borrow().devices.keys().cloned());
+            // A first probe that still runs knows the old ones.
+            names.extend(self.schedule.running().map(str::to_owned));
         }
         for name in names {
             self.schedule.asked(&name, Depth::default(), now);
@@ -462,7 +464,7 @@ impl Watcher {
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
     events: bool,
-    mounts: bool,
+    tables: bool,
 }
 
 /// The drives of which the picture says that this device is on or above them.

@@ -445,8 +445,8 @@ impl Hardware for Linux {
         true
     }
 
-    fn mount_tables(&self) -> Vec<PathBuf> {
-        mounts::tables(&self.config.host_root)
+    fn watched_tables(&self) -> Vec<PathBuf> {
+        mounts::watched(&self.config.host_root)
     }
 }
 

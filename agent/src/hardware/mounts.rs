@@ -77,6 +77,14 @@ pub(super) fn tables(host_root: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// What can be polled for a change: the host's mount tables and its swap areas. Swap that is switched on or off is
+/// announced by nothing else: no uevent, no mount.
+pub(super) fn watched(host_root: &Path) -> Vec<PathBuf> {
+    let mut watched = tables(host_root);
+    watched.push(host_root.join("proc/swaps"));
+    watched
+}
+
 /// One process of each other mount namespace, and its table.
 fn other_namespaces(proc: &Path) -> Vec<(u32, PathBuf)> {
     let namespace = |pid: &str| fs::read_link(proc.join(pid).join("ns/mnt"));

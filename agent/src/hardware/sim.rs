@@ -153,7 +153,7 @@ impl Hardware for Sim {
         false
     }
 
-    fn mount_tables(&self) -> Vec<PathBuf> {
+    fn watched_tables(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 }

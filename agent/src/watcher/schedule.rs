@@ -133,6 +133,11 @@ impl Schedule {
         started
     }
 
+    /// The drives that are being probed.
+    pub(super) fn running(&self) -> impl Iterator<Item = &str> {
+        self.running.keys().map(String::as_str)
+    }
+
     /// A probe came back.
     pub(super) fn finished(&mut self, name: &str) {
         self.running.remove(name);

@@ -93,7 +93,7 @@ impl Hardware for Fake {
         false
     }
 
-    fn mount_tables(&self) -> Vec<PathBuf> {
+    fn watched_tables(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 }

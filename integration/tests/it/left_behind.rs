@@ -117,8 +117,13 @@ async fn a_lost_drive_holds_back_what_it_may_hold_and_nothing_else() -> Result<(
     )
     .await?;
 
-    // Times are in whole seconds: what is made in the next one was made afterwards.
+    // Times are in whole seconds: only what is made in a later one was made afterwards for certain.
     let since = text(&gone, "/status/missingSince")?.to_owned();
+    eventually(PATIENCE, "the second of the loss is over", || async {
+        let now = jiff::Timestamp::now();
+        Ok((now.as_second() > since.parse::<jiff::Timestamp>()?.as_second()).then_some(()))
+    })
+    .await?;
     let new = eventually(PATIENCE, "another claim is served meanwhile", || async {
         let id = ask(&cluster, "new", "Delete").await?;
         Ok(Some(id))

@@ -382,7 +382,7 @@ async fn until(
 
 #[tokio::test]
 #[ignore = "needs root and loop devices"]
-async fn plugging_mounting_and_pulling_are_seen_without_being_asked() {
+async fn plugging_mounting_swapping_and_pulling_are_seen_without_being_asked() {
     let folder = tempfile::tempdir().unwrap();
     let hardware = Arc::new(machine(folder.path()));
     let config = WatcherConfig {
@@ -406,10 +406,20 @@ async fn plugging_mounting_and_pulling_are_seen_without_being_asked() {
     run("umount", &[&mount_point.display().to_string()]);
     let unmounted = until(&mut pictures, |p| !is_mounted(p)).await;
     assert_eq!(words(&pictures.borrow().devices[&name]), ["ext4 file system"]);
+    let swap = Loop::attach(folder.path(), "swap", 64 << 20);
+    run("mkswap", &["--quiet", &swap.dev()]);
+    let says =
+        |p: &Arc<Inventory>, what: &[&str]| p.devices.get(&swap.name).is_some_and(|d| words(d) == what);
+    until(&mut pictures, |p| says(p, &["swap area"])).await;
+    run("swapon", &[&swap.dev()]);
+    let swap_on = until(&mut pictures, |p| says(p, &["swap area", "swap in use"])).await;
+    run("swapoff", &[&swap.dev()]);
+    let swap_off = until(&mut pictures, |p| says(p, &["swap area"])).await;
     drop(device);
     let pulled = until(&mut pictures, |p| !p.devices.contains_key(&name)).await;
     println!(
-        "plug {plug:?}, mount {mounted:?}, unmount {unmounted:?}, pull {pulled:?}, {:?}",
+        "plug {plug:?}, mount {mounted:?}, unmount {unmounted:?}, swapon {swap_on:?}, swapoff {swap_off:?}, \
+         pull {pulled:?}, {:?}",
         handle.counters()
     );
 }
