@@ -293,7 +293,7 @@ impl Sysfs {
             let id = |attr| {
                 self.attr(name, attr)
                     .and_then(|text| meaningful(&text))
-                    .map(|text| hex(&text))
+                    .and_then(|text| hex(&text))
             };
             evidence.nguid = id("nguid");
             evidence.eui64 = id("eui");
@@ -302,7 +302,7 @@ impl Sysfs {
                 .attr(name, "uuid")
                 .and_then(|text| meaningful(&text))
                 .map(|text| text.to_ascii_lowercase())
-                .filter(|uuid| evidence.nguid.as_deref() != Some(&hex(uuid)));
+                .filter(|uuid| evidence.nguid.is_none() || evidence.nguid != hex(uuid));
             evidence.serial = self
                 .attr(name, "device/serial")
                 .and_then(|text| meaningful(&text));
@@ -438,11 +438,11 @@ pub(super) fn meaningful(text: &str) -> Option<String> {
     (!nothing).then(|| text.to_owned())
 }
 
-/// Lower-case hex digits only.
-fn hex(text: &str) -> String {
-    text.chars()
-        .filter(char::is_ascii_hexdigit)
-        .map(|c| c.to_ascii_lowercase())
+/// An id as lower-case hex digits, whatever stands between them; none where it holds anything else.
+fn hex(text: &str) -> Option<String> {
+    let digits = text.chars().filter(|c| !matches!(c, ' ' | '-' | ':'));
+    digits
+        .map(|c| c.is_ascii_hexdigit().then(|| c.to_ascii_lowercase()))
         .collect()
 }
 

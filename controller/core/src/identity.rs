@@ -57,11 +57,13 @@ impl RecordedEvidence {
 
     /// What is to be remembered once the drive was seen again with these facts: new pieces are taken up, pieces
     /// that were not observed this time are kept. Our mark and the other contents are forgotten only when the
-    /// drive is seen to be blank.
+    /// drive is seen to be blank. Vendor, model, serial and namespace are one piece: what was never seen together is
+    /// never put together.
     #[must_use]
     pub fn absorb(&self, facts: &DriveFacts) -> Self {
         let seen = Self::of(facts);
         let blank = facts.usage.blank.is(&true);
+        let named = self.named_by(&seen);
         let (new, old) = (seen.evidence, &self.evidence);
         let kept = |old: &Option<String>| if blank { None } else { old.clone() };
         Self {
@@ -70,7 +72,7 @@ impl RecordedEvidence {
                 eui64: new.eui64.or_else(|| old.eui64.clone()),
                 nvme_uuid: new.nvme_uuid.or_else(|| old.nvme_uuid.clone()),
                 wwn: normal::better_wwn(new.wwn, old.wwn.clone()),
-                serial: new.serial.or_else(|| old.serial.clone()),
+                serial: named.serial,
                 mark: new.mark.or_else(|| if blank { None } else { old.mark.clone() }),
                 partition_table_uuid: new
                     .partition_table_uuid
@@ -82,12 +84,47 @@ impl RecordedEvidence {
                 bus_path: new.bus_path.or_else(|| old.bus_path.clone()),
                 backing_file: new.backing_file.or_else(|| old.backing_file.clone()),
                 backing_file_inode: new.backing_file_inode.or_else(|| old.backing_file_inode.clone()),
-                nvme_namespace: new.nvme_namespace.or(old.nvme_namespace),
+                nvme_namespace: named.namespace,
             },
-            vendor: seen.vendor.or_else(|| self.vendor.clone()),
-            model: seen.model.or_else(|| self.model.clone()),
+            vendor: named.vendor,
+            model: named.model,
             size_bytes: seen.size_bytes.or(self.size_bytes),
         }
+    }
+
+    /// The name to remember, out of one sight: the newer one of another serial, the fuller one of the same.
+    fn named_by(&self, seen: &Self) -> Name {
+        let (new, old) = (Name::of(seen), Name::of(self));
+        let kept = match (&new.serial, &old.serial) {
+            (None, Some(_)) => true,
+            (new_serial, old_serial) if new_serial != old_serial => false,
+            _ => old.told() > new.told(),
+        };
+        if kept { old } else { new }
+    }
+}
+
+/// What makes up the serial as a piece of evidence.
+struct Name {
+    vendor: Option<String>,
+    model: Option<String>,
+    serial: Option<String>,
+    namespace: Option<u32>,
+}
+
+impl Name {
+    fn of(recorded: &RecordedEvidence) -> Self {
+        Self {
+            vendor: recorded.vendor.clone(),
+            model: recorded.model.clone(),
+            serial: recorded.evidence.serial.clone(),
+            namespace: recorded.evidence.nvme_namespace,
+        }
+    }
+
+    fn told(&self) -> usize {
+        let texts = [&self.vendor, &self.model, &self.serial];
+        texts.into_iter().flatten().count() + usize::from(self.namespace.is_some())
     }
 }
 
@@ -112,9 +149,15 @@ impl KnownDrive {
     pub fn absorb(&self, node: &NodeName, facts: &DriveFacts, new_aliases: &[String]) -> Self {
         let mut aliases: BTreeSet<String> = self.aliases.iter().cloned().collect();
         aliases.extend(new_aliases.iter().cloned());
+        let mut before = self.evidence.clone();
+        if *node != self.node {
+            // A file's path and inode speak of the node that has it.
+            before.evidence.backing_file = None;
+            before.evidence.backing_file_inode = None;
+        }
         Self {
             id: self.id.clone(),
-            evidence: self.evidence.absorb(facts),
+            evidence: before.absorb(facts),
             aliases: aliases.into_iter().collect(),
             node: node.clone(),
         }

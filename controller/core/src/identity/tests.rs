@@ -565,7 +565,67 @@ fn fleet() -> impl Strategy<Value = Vec<(usize, DriveFacts)>> {
     })
 }
 
+/// Names of which each may be missing: a drive that answers in part.
+fn thin() -> impl Strategy<Value = (u8, DriveFacts)> {
+    let few = || proptest::option::of(0u8..3);
+    (
+        0u8..2,
+        (few(), few(), few(), few()),
+        (few(), few(), few(), any::<bool>()),
+    )
+        .prop_map(
+            |(node, (vendor, model, serial, namespace), (wwn, member, file, blank))| {
+                let told = |word: &str, value: Option<u8>| value.map(|value| format!("{word}{value}"));
+                let seen = |word, value| told(word, value).map_or(Observed::Unsupported, Observed::Known);
+                let facts = DriveFacts {
+                    vendor: seen("Vendor", vendor),
+                    model: seen("Model", model),
+                    usage: crate::drive::Usage {
+                        blank: Observed::Known(blank),
+                        ..Default::default()
+                    },
+                    ..facts(
+                        "sda",
+                        GIB,
+                        Evidence {
+                            serial: told("S", serial),
+                            nvme_namespace: namespace.map(u32::from),
+                            wwn: told("naa.5000c500a1b2c3d", wwn),
+                            mark: member.and_then(|member| {
+                                mark(&format!("0b7c1b2e-0000-4000-8000-00000000000{member}"))
+                            }),
+                            backing_file: told("/d/", file),
+                            backing_file_inode: told("8:", file),
+                            ..Evidence::default()
+                        },
+                    )
+                };
+                (node, facts)
+            },
+        )
+}
+
 proptest! {
+    #[test]
+    fn what_was_never_seen_together_is_never_remembered_together(sights in proptest::collection::vec(thin(), 1..6)) {
+        let node = |node: u8| NodeName::from(["a", "b"][usize::from(node)]);
+        let identifying = |pieces: &Pieces| pieces.identifying().cloned().collect::<BTreeSet<Piece>>();
+        let (first, facts) = &sights[0];
+        let mut known = KnownDrive {
+            id: "d".into(),
+            evidence: RecordedEvidence::of(facts),
+            aliases: Vec::new(),
+            node: node(*first),
+        };
+        let mut ever = identifying(&Pieces::of(&known.node, &known.evidence));
+        for (at, facts) in sights.iter().skip(1) {
+            known = known.absorb(&node(*at), facts, &[]);
+            ever.extend(identifying(&Pieces::of(&known.node, &RecordedEvidence::of(facts))));
+            let remembered = identifying(&Pieces::of(&known.node, &known.evidence));
+            prop_assert!(remembered.is_subset(&ever), "{remembered:?} of {ever:?}");
+        }
+    }
+
     #[test]
     fn different_drives_never_merge(fleet in fleet()) {
         let nodes = ["a", "b", "c"];

@@ -223,7 +223,7 @@ fn one(bed: &Bed, request: Request<Body>) -> u64 {
     if refused {
         causes = refusal(&what, &answer);
     } else if writes && method != "DELETE" {
-        accepted(bed, &what, uri.path(), &answer);
+        accepted(bed, &what, method == "POST", uri.path(), &answer);
     }
     outcome((
         answer.status,
@@ -264,7 +264,7 @@ fn refusal(what: &str, answer: &Answered) -> Vec<String> {
 }
 
 /// What is stored now would be accepted if it were made now.
-fn accepted(bed: &Bed, what: &str, path: &str, answer: &Answered) {
+fn accepted(bed: &Bed, what: &str, created: bool, path: &str, answer: &Answered) {
     let object = answer.json();
     let text = |pointer: &str| {
         object
@@ -300,8 +300,13 @@ fn accepted(bed: &Bed, what: &str, path: &str, answer: &Answered) {
     again.insert("metadata".to_owned(), Value::Object(metadata));
     // Where the request named the object, the collection lies above it.
     let name = format!("/{}", text("/metadata/name"));
-    let collection = path.trim_end_matches('/').trim_end_matches("/status");
-    let collection = collection.strip_suffix(&name).unwrap_or(collection);
+    let collection = path.trim_end_matches('/');
+    let collection = if created {
+        collection
+    } else {
+        let object = collection.trim_end_matches("/status");
+        object.strip_suffix(&name).unwrap_or(object)
+    };
     let request = Request::post(format!("{collection}?dryRun=All&fieldValidation=Strict"))
         .header("content-type", "application/json")
         .body(Body::from(Value::Object(again).to_string()));

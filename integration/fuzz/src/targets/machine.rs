@@ -193,9 +193,21 @@ fn tree() -> &'static PathBuf {
     &made.1
 }
 
+/// Attributes of one input; gone with it, also where it fails, so that the next one finds nothing of it.
+#[derive(Default)]
+struct Written(Vec<PathBuf>);
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            drop(fs::remove_file(file));
+        }
+    }
+}
+
 fn sysfs(data: &[u8]) -> u64 {
     let root = tree();
-    let mut written = Vec::new();
+    let mut written = Written::default();
     let mut answers = Vec::new();
     for name in ["sda", "nvme0n1", "loop7"] {
         let own = root.join(format!("sys/class/block/{name}"));
@@ -213,7 +225,7 @@ fn sysfs(data: &[u8]) -> u64 {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'/'));
             if known && !attr.starts_with('/') && !attr.is_empty() && fs::write(own.join(attr), value).is_ok()
             {
-                written.push(own.join(attr));
+                written.0.push(own.join(attr));
             }
         }
         let (device, is_drive, below) = doors::sys(root, name);
@@ -249,9 +261,6 @@ fn sysfs(data: &[u8]) -> u64 {
                 below.len(),
             )));
         }
-    }
-    for file in written {
-        drop(fs::remove_file(file));
     }
     outcome(answers)
 }
