@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::{Body, HttpBody as _},
+};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
@@ -34,8 +37,12 @@ use tower::ServiceExt as _;
 pub const BETWEEN: &[u8] = b"\n%%\n";
 /// The token that is let in.
 pub const TOKEN: &str = "t0ken";
-/// Streams, and requests that wait for something, are looked at for so long.
+/// A stream is looked at for so long.
 const PATIENCE: Duration = Duration::from_millis(30);
+/// A request that may wait for something (reads of a revision to come, calls over gRPC) is left after this.
+const WAITING: Duration = Duration::from_millis(300);
+/// Any other is answered in far less; on a machine that is busy elsewhere not always.
+const BUSY: Duration = Duration::from_secs(50);
 
 /// The requests of an input.
 #[must_use]
@@ -365,6 +372,9 @@ impl Bed {
             Door::Grpc => &self.grpc,
         };
         let router = router.clone();
+        let query = request.uri().query().unwrap_or_default();
+        let may_wait = door == Door::Grpc || query.contains("resourceVersion");
+        let patience = if may_wait { WAITING } else { BUSY };
         self.runtime.block_on(async move {
             let mut answered = Answered {
                 status: 0,
@@ -373,13 +383,18 @@ impl Bed {
                 trailers: HeaderMap::new(),
                 whole: false,
             };
-            let Ok(Ok(response)) = tokio::time::timeout(PATIENCE * 10, router.oneshot(request)).await else {
+            let Ok(Ok(response)) = tokio::time::timeout(patience, router.oneshot(request)).await else {
                 return answered;
             };
             let (head, mut body) = response.into_parts();
             answered.status = head.status.as_u16();
             answered.headers = head.headers;
-            while let Ok(frame) = tokio::time::timeout(PATIENCE, body.frame()).await {
+            // Only what has no length may have no end.
+            let patience = match body.size_hint().exact() {
+                Some(_) => BUSY,
+                None => PATIENCE,
+            };
+            while let Ok(frame) = tokio::time::timeout(patience, body.frame()).await {
                 match frame {
                     None => {
                         answered.whole = true;
