@@ -80,6 +80,8 @@ use super::{Access, FilerAccess, Handle, S3Access, VolumeSpec, http};
 
 /// Where every bucket directory lies.
 const BUCKETS: &str = "/buckets";
+/// The disk type of every server that was given none.
+pub(crate) const DEFAULT_DISKS: &str = "hdd";
 
 /// What users get of a volume's directory.
 const DATA: &str = "data";
@@ -396,6 +398,9 @@ fn validate(spec: &VolumeSpec) -> Result<(), EnsureVolumeError> {
             "it must be lower-case letters, digits, '-', '.' and '_'",
         );
     }
+    if spec.disk_tag == DEFAULT_DISKS {
+        return wrong("disk tag", "it means every disk without a tag");
+    }
     if spec.quota_bytes == 0 || i64::try_from(spec.quota_bytes).is_err() {
         return wrong(
             "quota",
@@ -453,6 +458,7 @@ mod tests {
         check(|spec| spec.name = format!("uv-{}", "a".repeat(61)), "name");
         check(|spec| spec.disk_tag = "A,b".into(), "disk tag");
         check(|spec| spec.disk_tag = String::new(), "disk tag");
+        check(|spec| spec.disk_tag = DEFAULT_DISKS.into(), "disk tag");
         check(|spec| spec.quota_bytes = 0, "quota");
         check(|spec| spec.quota_bytes = u64::MAX, "quota");
         check(|spec| spec.replication = "0x0".into(), "replication");

@@ -36,8 +36,11 @@ use super::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.storageType == oldSelf.storageType", "storageType cannot be changed: make another claim"))]
-#[x_kube(validation = ("!has(oldSelf.volumeName) || oldSelf.volumeName == '' || (has(self.volumeName) && self.volumeName == oldSelf.volumeName)", "volumeName cannot be changed once it is set"))]
+#[x_kube(validation = ("(has(self.volumeName) ? self.volumeName : '') == (has(oldSelf.volumeName) ? oldSelf.volumeName : '')", "volumeName cannot be changed: make another claim"))]
 #[x_kube(validation = ("(has(self.className) ? self.className : '') == (has(oldSelf.className) ? oldSelf.className : '')", "className cannot be changed: make another claim"))]
+#[x_kube(validation = ("(has(self.tier) ? self.tier : '') == (has(oldSelf.tier) ? oldSelf.tier : '')", "tier cannot be changed: make another claim"))]
+#[x_kube(validation = ("has(self.redundancy) == has(oldSelf.redundancy) && (!has(self.redundancy) || self.redundancy == oldSelf.redundancy)", "redundancy cannot be changed: make another claim"))]
+#[x_kube(validation = ("(has(self.reclaimPolicy) ? self.reclaimPolicy : '') == (has(oldSelf.reclaimPolicy) ? oldSelf.reclaimPolicy : '')", "reclaimPolicy cannot be changed on the claim: change it on its UnifiedVolume"))]
 #[x_kube(validation = ("isQuantity(self.capacity) && quantity(self.capacity).sign() > 0 && quantity(self.capacity).compareTo(quantity('8Pi')) <= 0", "capacity must be a size from 1 byte to 8Pi: write 10Gi"))]
 pub struct UnifiedStorageClaimSpec {
     /// block, file or object.
@@ -58,7 +61,7 @@ pub struct UnifiedStorageClaimSpec {
     /// How data survives a loss; where it is left out, the class's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redundancy: Option<Redundancy>,
-    /// Delete or Retain; where it is left out, the class's.
+    /// Delete or Retain; where it is left out, the class's. From the moment that there is a volume, the volume's counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reclaim_policy: Option<ReclaimPolicy>,
     /// Name of the volume to bind or to make; where it is left out, one is made.

@@ -131,15 +131,18 @@ async fn settle(claim: &UnifiedStorageClaim, context: &Context) -> Result<Outcom
             ));
         }
     };
+    let bound_to = claim
+        .status
+        .as_ref()
+        .and_then(|status| status.volume_name.as_deref());
+    if let Some(other) = bound_to.filter(|bound_to| *bound_to != name) {
+        let words = format!("spec.volumeName: the claim has volume {other} and never gets a second one");
+        return Ok(Outcome::Impossible("VolumeNameWrong", words));
+    }
     if let Some(volume) = volumes.get_opt(&name).await? {
         return bound(claim, &uid, volume, wanted, context).await;
     }
-    if claim
-        .status
-        .as_ref()
-        .and_then(|status| status.volume_name.as_deref())
-        == Some(name.as_str())
-    {
+    if bound_to.is_some() {
         return Ok(Outcome::Gone(name));
     }
     if !is_volume_name(&name) {

@@ -1,4 +1,5 @@
-//! Each volume's own keys: a Secret first, then the backend's identity, so that a crash in between heals.
+//! Each volume's own keys, once the volume itself is there and is the claim's: a Secret first, then the backend's
+//! identity, so that a crash in between heals.
 //!
 //! The Secret lies in the claim's namespace under the volume's name; keys are never anywhere else: no status, no event,
 //! no log.
@@ -133,6 +134,23 @@ impl Rotation {
         }
     }
 
+    /// Whether the volume is the claim's and stays: only then are there keys for it.
+    async fn is_whole(&self, volume: &UnifiedVolume) -> Result<(), RotateError> {
+        let api = Api::<UnifiedVolume>::all(self.client.clone());
+        let live = api
+            .get_opt(&volume.name_any())
+            .await
+            .map_err(|error| RotateError::Unavailable(error.to_string()))?
+            .filter(|live| live.uid() == volume.uid() && live.metadata.deletion_timestamp.is_none());
+        let Some(live) = live else {
+            return Err(RotateError::NotReady("it is being deleted".to_owned()));
+        };
+        let provisioned = live.status.is_some_and(|status| status.handle.is_some());
+        provisioned.then_some(()).ok_or_else(|| {
+            RotateError::NotReady("it has no credentials yet: wait until it is Ready".to_owned())
+        })
+    }
+
     async fn renew(&self, volume: &UnifiedVolume) -> Result<NewCredentials, RotateError> {
         let unavailable = |error: &dyn std::fmt::Display| RotateError::Unavailable(error.to_string());
         let pool: Option<Arc<UnifiedPool>> = self
@@ -156,7 +174,8 @@ impl Rotation {
             return Err(RotateError::Unavailable(words));
         }
         let _turn = self.turn.lock().await;
-        let backend = backend(adapter);
+        self.is_whole(volume).await?;
+        let backend = backend(adapter.clone());
         let api = Api::<Secret>::namespaced(self.client.clone(), &volume.spec.claim_ref.namespace);
         let found = api
             .get_opt(&volume.name_any())
@@ -179,6 +198,14 @@ impl Rotation {
         let _ = self.changes.send(Change::Rotated(volume.name_any()));
         made.map_err(|error| unavailable(&error))?;
         crate::fault::point("rotated-identity-written");
+        // Removal revokes keys first: those that came after it would be good for ever.
+        if let Err(going) = self.is_whole(volume).await {
+            adapter
+                .delete_identity(&volume.name_any())
+                .await
+                .map_err(|error| unavailable(&error))?;
+            return Err(going);
+        }
         let access = backend.access(&volume.name_any());
         let s3 = access
             .s3

@@ -216,16 +216,31 @@ async fn provision(volume: &UnifiedVolume, context: &Context) -> Result<Made, Er
     };
     let name = volume.name_any();
     let now = || SystemTime::from(context.now());
-    let keys = credentials::ensure(&context.client, volume, &backend, now()).await?;
-    crate::fault::point("after-secret-created");
     let started = context.now();
-    let result = make(&backend, volume, &pool, &keys, context).await;
+    let made = make(&backend, volume, &pool, context).await;
     context.metrics.called(
         "seaweedfs",
         "ensure_volume",
-        if result.is_ok() { "ok" } else { "error" },
+        if made.is_ok() { "ok" } else { "error" },
         seconds(started, context),
     );
+    // Keys are for what is this claim's: what lies there under its name may be another's, which was kept.
+    let provisioned = volume
+        .status
+        .as_ref()
+        .is_some_and(|status| status.handle.is_some());
+    if let (Err(error), false) = (&made, provisioned) {
+        return Ok(Made::failed(error));
+    }
+    let keys = credentials::ensure(&context.client, volume, &backend, now()).await?;
+    crate::fault::point("after-secret-created");
+    let result = match made {
+        Ok(handle) => backend.ensure_identity(&name, &keys).await.map(|()| handle),
+        Err(error) => Err(error),
+    };
+    if result.is_ok() {
+        crate::fault::point("after-backend-identity");
+    }
     match result {
         // Rotated meanwhile: the Secret is written first, so the keys that it holds now are the last ones.
         Ok(_) if credentials::ensure(&context.client, volume, &backend, now()).await? != keys => {
@@ -249,7 +264,6 @@ async fn make(
     backend: &Backend,
     volume: &UnifiedVolume,
     pool: &UnifiedPool,
-    keys: &Credentials,
     context: &Context,
 ) -> Result<Handle, BackendError> {
     let (spec, copies) = (&volume.spec, volume.spec.placement.copies.max(1));
@@ -269,8 +283,6 @@ async fn make(
         })
         .await?;
     crate::fault::point("after-backend-volume");
-    backend.ensure_identity(&volume.name_any(), keys).await?;
-    crate::fault::point("after-backend-identity");
     Ok(handle)
 }
 

@@ -281,9 +281,9 @@ impl Storage {
             namespace: claim.namespace().unwrap_or_default(),
             storage_type: spec.storage_type,
             capacity_bytes: claimed_bytes(claim),
-            tier: spec
-                .tier
-                .or(volume.map(|v| v.spec.tier))
+            tier: volume
+                .map(|v| v.spec.tier)
+                .or(spec.tier)
                 .or(class.map(|c| c.spec.tier))
                 .unwrap_or_default(),
             class: class_name(claim).map(str::to_owned),
@@ -294,9 +294,9 @@ impl Storage {
             access: status.access.as_ref().map(Access::from),
             created_at: claim.metadata.creation_timestamp.as_ref().map(|t| t.0),
             labels: claim.labels().clone(),
-            reclaim_policy: spec
-                .reclaim_policy
-                .or(volume.map(|v| v.spec.reclaim_policy))
+            reclaim_policy: volume
+                .map(|v| v.spec.reclaim_policy)
+                .or(spec.reclaim_policy)
                 .or(class.map(|c| c.spec.reclaim_policy))
                 .unwrap_or_default(),
             redundancy: spec.redundancy.as_ref().map(Redundancy::from),

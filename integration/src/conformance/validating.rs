@@ -190,17 +190,35 @@ async fn transitions(at: &Place) -> Result<()> {
         text(broken, "/message").ends_with("storageType cannot be changed: make another claim"),
         "{status}"
     );
-    at.merge(&path, &json!({"spec": {"volumeName": "uv-1"}}))
-        .await?
-        .is(200)?;
     for patch in [
         json!({"spec": {"volumeName": "uv-2"}}),
-        json!({"spec": {"volumeName": null}}),
         json!({"spec": {"className": "other"}}),
+        json!({"spec": {"tier": "hot"}}),
+        json!({"spec": {"reclaimPolicy": "Retain"}}),
+        json!({"spec": {"redundancy": {"type": "none"}}}),
     ] {
         let status = at.merge(&path, &patch).await?.refused(422, "Invalid")?;
         cause(&status, "spec")?;
     }
+    let mut named = claim("named");
+    let spec = json!({
+        "volumeName": "uv-1", "redundancy": {"type": "replication", "replicationFactor": 2}, "reclaimPolicy": "Retain",
+    });
+    merge(&mut named, &json!({"spec": spec}));
+    at.post(&at.claims(), &named).await?.is(201)?;
+    let named = at.claim("named");
+    for patch in [
+        json!({"spec": {"volumeName": null}}),
+        json!({"spec": {"reclaimPolicy": null}}),
+        json!({"spec": {"redundancy": {"replicationFactor": 3}}}),
+        json!({"spec": {"redundancy": null}}),
+    ] {
+        let status = at.merge(&named, &patch).await?.refused(422, "Invalid")?;
+        cause(&status, "spec")?;
+    }
+    at.merge(&named, &json!({"spec": {"redundancy": {"replicationFactor": 2}}}))
+        .await?
+        .is(200)?;
     at.merge(&path, &json!({"spec": {"capacity": "2Gi"}}))
         .await?
         .is(200)?;

@@ -313,7 +313,7 @@ async fn merge_patch(at: &Place) -> Result<()> {
         &json!({"metadata": {"labels": {"a": "1", "b": "2"}, "finalizers": ["x.io/a", "x.io/b"]}}),
     );
     let made = at.post(&at.claims(), &given).await?.is(201)?;
-    let patch = json!({"metadata": {"labels": {"a": null, "c": "3"}, "finalizers": ["x.io/c"]}, "spec": {"tier": "hot"}});
+    let patch = json!({"metadata": {"labels": {"a": null, "c": "3"}, "finalizers": ["x.io/c"]}, "spec": {"capacity": "2Gi"}});
     let patched = at.merge(&at.claim("a"), &patch).await?.is(200)?;
     same(
         "labels",
@@ -326,7 +326,7 @@ async fn merge_patch(at: &Place) -> Result<()> {
         &json!(["x.io/c"]),
     )?;
     ensure!(
-        text(&patched, "/spec/tier") == "hot" && text(&patched, "/spec/capacity") == "1Gi",
+        text(&patched, "/spec/capacity") == "2Gi" && text(&patched, "/spec/storageType") == "file",
         "{patched}"
     );
     ensure!(revision(&patched)? > revision(&made)?, "{patched}");

@@ -258,6 +258,17 @@ async fn what_is_kept_is_counted_and_told_and_nobody_else_has_it() -> Result<()>
         Ok(Some(()))
     })
     .await?;
+    let (status, answer) = cluster
+        .rest()?
+        .call(Method::POST, &format!("/v1/storage/{id}/credentials"), None)
+        .await?;
+    ensure!(
+        status.is_client_error(),
+        "the thief asks for keys: {status}: {answer}"
+    );
+    ensure!(secrets.get_opt(&id).await?.is_none(), "the thief has no Secret");
+    let (status, _) = s3.get("data/kept.bin").await?;
+    ensure!(status == StatusCode::FORBIDDEN, "no key opens it: {status}");
     cluster.kubectl(["delete", "uclaim", "thief"])?;
     eventually(PATIENCE, "the thief is gone", || is_gone(&cluster, &id)).await?;
     ensure!(cluster.filer()?.get(&stored).await? == bytes, "its data is kept");

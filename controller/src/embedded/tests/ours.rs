@@ -29,7 +29,7 @@ async fn change(bed: &Bed, kind: &str, name: &str, spec: Value) -> Result<Dynami
 }
 
 #[tokio::test]
-async fn a_claim_may_grow_and_keeps_its_type() {
+async fn a_claim_may_grow_and_keeps_the_rest() {
     let bed = Bed::new().await;
     let kind = "UnifiedStorageClaim";
     create(&bed, kind, "c", json!({"storageType": "file", "capacity": "1Gi"}))
@@ -43,15 +43,15 @@ async fn a_claim_may_grow_and_keeps_its_type() {
         "{}",
         status.message
     );
-    change(&bed, kind, "c", json!({"volumeName": "uv-1"}))
-        .await
-        .unwrap();
-    let status = refused(change(&bed, kind, "c", json!({"volumeName": null})).await);
-    assert!(
-        status.message.contains("volumeName cannot be changed"),
-        "{}",
-        status.message
-    );
+    for (field, value) in [
+        ("volumeName", "uv-1"),
+        ("tier", "hot"),
+        ("reclaimPolicy", "Retain"),
+    ] {
+        let status = refused(change(&bed, kind, "c", json!({field: value})).await);
+        let words = format!("{field} cannot be changed");
+        assert!(status.message.contains(&words), "{}", status.message);
+    }
     let status = refused(change(&bed, kind, "c", json!({"capacity": "lots"})).await);
     assert!(status.message.contains("spec.capacity"), "{}", status.message);
 }

@@ -123,3 +123,25 @@ async fn a_volume_that_another_claim_has_is_free_once_that_is_gone() {
     let volume = bed.volumes().get("uv-wanted").await.unwrap();
     assert_eq!(Some(volume.spec.claim_ref.uid), second.uid());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_has_a_volume_never_gets_a_second_one() {
+    let bed = Bed::new(4).await;
+    bed.claim("c", Some("uv-other")).await;
+    let has = serde_json::json!({"status": {"phase": "Ready", "volumeName": "uv-first"}});
+    let parameters = kube::api::PatchParams::default();
+    bed.claims()
+        .patch_status("c", &parameters, &kube::api::Patch::Merge(&has))
+        .await
+        .unwrap();
+    bed.start();
+    bed.until("it is refused", async || {
+        let claim = bed.claims().get("c").await.unwrap();
+        let (reason, words) = reason(&claim);
+        reason == "VolumeNameWrong" && words.contains("uv-first")
+    })
+    .await;
+    let claim = bed.claims().get("c").await.unwrap();
+    assert_eq!(claim.status.unwrap().volume_name.as_deref(), Some("uv-first"));
+    assert!(bed.volumes().get_opt("uv-other").await.unwrap().is_none());
+}
