@@ -221,8 +221,8 @@ impl AgentsHub {
         self.roster.forget(drives);
     }
 
-    /// Ends a node's stream and tells its agent why; it comes back, and is admitted or not. Nothing happens where the
-    /// node has none.
+    /// Ends a node's stream, tells its agent why and forgets the node; it comes back, and is admitted or not. Nothing
+    /// happens where the node has none.
     pub fn expel(&self, node: &NodeName, reason: &str) {
         let mut streams = self.streams.lock();
         if let Some(expel) = streams.get_mut(node).and_then(|live| live.expel.take()) {
@@ -288,14 +288,20 @@ impl AgentsHub {
             .inc();
     }
 
-    /// Forgets a node that nobody wants any more, unless its agent is connected.
+    /// Forgets a node that nobody wants any more, unless its agent is connected: one that was expelled is forgotten as
+    /// its stream ends.
     pub fn forget_node(&self, node: &NodeName) {
         if !self.connected(node) {
-            self.paces.lock().remove(node);
-            self.said.lock().remove(node);
-            if self.roster.forget_node(&self.registry, node) {
-                self.changed(node);
-            }
+            self.forget(node);
+        }
+    }
+
+    fn forget(&self, node: &NodeName) {
+        self.paces.lock().remove(node);
+        self.said.lock().remove(node);
+        let now = unix_ms(SystemTime::now());
+        for changed in self.roster.forget_node(&self.registry, node, now) {
+            self.changed(&changed);
         }
     }
 

@@ -471,8 +471,12 @@ async fn heed_nodes(
         };
         let named = match heard {
             Ok(Change::Node(name)) => vec![NodeName::from(name.as_str())],
-            // What was missed may have been a removal.
-            Err(broadcast::error::RecvError::Lagged(_)) => context.hub.with_stream(),
+            // What was missed may have been a removal, also of a node that is away.
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let mut nodes = context.hub.with_stream();
+                nodes.extend(context.registry.names());
+                nodes
+            }
             Ok(_) => Vec::new(),
             Err(broadcast::error::RecvError::Closed) => return,
         };

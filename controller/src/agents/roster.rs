@@ -135,14 +135,23 @@ impl Roster {
         }
     }
 
-    /// Takes a node out of `registry`; its drives stay known. Says whether it was there.
-    pub fn forget_node(&self, registry: &Registry, node: &NodeName) -> bool {
+    /// Takes a node out of `registry`; its drives stay known. Answers the nodes whose record changed by it: that one,
+    /// and those that were in conflict with nobody else.
+    pub fn forget_node(&self, registry: &Registry, node: &NodeName, now_ms: u64) -> BTreeSet<NodeName> {
         let mut memory = self.memory.lock();
         let Some(record) = registry.remove(node.as_str()) else {
-            return false;
+            return BTreeSet::new();
         };
         memory.shows(node, &record.drives, &[]);
-        true
+        let pieces: HashSet<String> = record
+            .drives
+            .iter()
+            .flat_map(|drive| keys(&drive.facts))
+            .collect();
+        let touching = memory.near(registry, node, &pieces);
+        let mut changed = BTreeSet::from([node.clone()]);
+        resolve_again(&mut memory, registry, &touching, now_ms, &mut changed);
+        changed
     }
 
     /// Every drive that was last seen on `node`, ordered by id.
@@ -199,13 +208,24 @@ impl Roster {
         memory.shows(node, &gone, &record.drives);
         let touching = memory.near(registry, node, &pieces);
         apply(registry, record, now_ms, &mut changed);
-        for before in touching {
-            let facts: Vec<DriveFacts> = before.drives.iter().map(|drive| drive.facts.clone()).collect();
-            let mut record = NodeRecord::clone(&before);
-            record.drives = resolve(&mut memory, registry, &before.name, &facts);
-            apply(registry, record, now_ms, &mut changed);
-        }
+        resolve_again(&mut memory, registry, &touching, now_ms, &mut changed);
         changed
+    }
+}
+
+/// The same drives of these nodes, before a fleet that is another one now.
+fn resolve_again(
+    memory: &mut Memory,
+    registry: &Registry,
+    nodes: &[Arc<NodeRecord>],
+    now_ms: u64,
+    changed: &mut BTreeSet<NodeName>,
+) {
+    for before in nodes {
+        let facts: Vec<DriveFacts> = before.drives.iter().map(|drive| drive.facts.clone()).collect();
+        let mut record = NodeRecord::clone(before);
+        record.drives = resolve(memory, registry, &before.name, &facts);
+        apply(registry, record, now_ms, changed);
     }
 }
 
@@ -334,7 +354,7 @@ pub(super) fn ids(registry: &Registry, node: &str) -> std::collections::HashMap<
 
 #[cfg(test)]
 mod tests {
-    use smart_storage_core::drive::{Evidence, Observed};
+    use smart_storage_core::drive::{Evidence, Mark, Observed};
 
     use super::*;
 
@@ -407,6 +427,36 @@ mod tests {
     }
 
     #[test]
+    fn a_marked_drive_in_a_second_node_is_certain_again_once_the_first_is_forgotten() {
+        let marked = |name: &str| {
+            let mut facts = drive(name, "1");
+            facts.evidence.mark = Some(Mark {
+                member_id: "8f0d2c1e-5b7a-4c36-9a41-000000000000".into(),
+                ..Mark::default()
+            });
+            facts
+        };
+        let (roster, registry) = (Roster::default(), Registry::new());
+        tell(&roster, &registry, "a", vec![marked("sda"), drive("sdb", "2")]);
+        let id = ids(&registry, "a")["sda"].clone();
+        assert!(id.certain().is_some());
+        // Its stream ends, and the drive is in another node: who of them has it is not guessed.
+        let closed = |record: &mut NodeRecord, _: &mut Vec<DriveFacts>| record.session.connected = false;
+        roster.publish(&registry, &"a".into(), 0, closed);
+        tell(&roster, &registry, "b", vec![marked("sdx"), drive("sdy", "3")]);
+        tell(&roster, &registry, "c", vec![drive("sdz", "4")]);
+        tell(&roster, &registry, "b", vec![marked("sdx"), drive("sdy", "3")]);
+        assert_eq!(ids(&registry, "b")["sdx"].certain(), None);
+
+        let changed = roster.forget_node(&registry, &"a".into(), 0);
+        assert_eq!(changed, BTreeSet::from(["a".into(), "b".into()]));
+        assert!(registry.get("a").is_none());
+        assert_eq!(ids(&registry, "b")["sdx"], id);
+        assert_eq!(roster.get(id.id()).unwrap().node, "b".into());
+        assert!(roster.forget_node(&registry, &"a".into(), 0).is_empty());
+    }
+
+    #[test]
     fn what_was_remembered_before_a_restart_gives_the_same_ids() {
         let (roster, registry) = (Roster::default(), Registry::new());
         tell(&roster, &registry, "a", vec![drive("sda", "1")]);
@@ -434,7 +484,7 @@ mod tests {
         // And nothing is left of who went.
         for n in 0..303 {
             tell(&roster, &registry, &format!("node-{n}"), vec![]);
-            roster.forget_node(&registry, &format!("node-{n}").as_str().into());
+            roster.forget_node(&registry, &format!("node-{n}").as_str().into(), 0);
         }
         let mut memory = roster.memory.lock();
         assert_eq!(memory.nodes_by_piece.len(), 0);

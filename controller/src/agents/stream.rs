@@ -268,10 +268,11 @@ impl Drop for Claim {
             });
         }
         let mut streams = self.hub.streams.lock();
-        if streams
-            .get(&self.node)
-            .is_some_and(|live| live.number == self.number)
-        {
+        if let Some(live) = streams.get(&self.node).filter(|live| live.number == self.number) {
+            // Expelled; while the name is held, no new stream's record is forgotten.
+            if live.expel.is_none() {
+                self.hub.forget(&self.node);
+            }
             streams.remove(&self.node);
         }
         drop(streams);

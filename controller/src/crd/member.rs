@@ -109,7 +109,8 @@ pub struct PoolMemberStatus {
     /// Bytes in use, quantised to 1 %.
     #[serde(default)]
     pub used_bytes: u64,
-    /// Since when its drive has been away without a break, as its agent says; what was stored later is not on it.
+    /// Since when its drive has been away without a break, as its agent told the controller that runs now; what was stored
+    /// later is not on it. It moves on when the controller or the agent's stream begins anew: nobody looked in between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::condition::date_time")]
     pub missing_since: Option<Timestamp>,

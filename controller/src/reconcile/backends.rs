@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use smart_storage_core::{decide::volume::BackendTrouble, retry};
 
-use super::leftovers::Found;
+use super::{context::Pause, leftovers::Found};
 use crate::{
     backend::{
         Backend, BackendError, Severity,
-        seaweedfs::{Endpoints, Leftover, SeaweedFs, Security},
+        seaweedfs::{DEFAULT_DISKS, Endpoints, Leftover, SeaweedFs, Security},
     },
     config::SeaweedDefaults,
     crd::{UnifiedPool, class::BackendType},
@@ -63,20 +63,22 @@ impl Health {
     }
 }
 
-/// The last answer of a backend, and until when it counts.
+/// The last answer of a backend, and for how long it counts.
 #[derive(Default)]
 struct Verdict {
-    seen: Option<(Timestamp, Health)>,
+    seen: Option<(Pause, Health)>,
     /// How often in a row it was ill.
     failures: u32,
 }
 
 impl Verdict {
     fn at(&self, now: Timestamp) -> Option<Health> {
-        let (until, health) = self.seen.as_ref().filter(|(until, _)| now < *until)?;
-        let mut health = health.clone();
-        health.counts_for = until.duration_since(now).unsigned_abs();
-        Some(health)
+        let (pause, health) = self.seen.as_ref()?;
+        let counts_for = pause.left(now)?;
+        Some(Health {
+            counts_for,
+            ..health.clone()
+        })
     }
 
     fn learn(&mut self, mut health: Health, name: &str, now: Timestamp) -> Health {
@@ -87,8 +89,7 @@ impl Verdict {
             self.failures = self.failures.saturating_add(1);
             retry::pause(name, self.failures, ASKED_AGAIN_AFTER, ASKED_AGAIN_AT_LAST)
         };
-        let until = now.checked_add(health.counts_for).unwrap_or(now);
-        self.seen = Some((until, health.clone()));
+        self.seen = Some((Pause::new(now, health.counts_for), health.clone()));
         health
     }
 }
@@ -143,6 +144,13 @@ impl Backends {
                 );
                 return Err(("BackendNotSupported", words));
             }
+        }
+        if pool.metadata.name.as_deref() == Some(DEFAULT_DISKS) {
+            let words = format!(
+                "metadata.name: SeaweedFS calls every disk without a tag {DEFAULT_DISKS:?}, and a pool's drives are tagged \
+                 with its name; give the pool another name"
+            );
+            return Err(("BackendConfigWrong", words));
         }
         let endpoints = self.endpoints(pool);
         let mut made = self.made.lock();
@@ -283,6 +291,30 @@ mod tests {
         assert!(!kept());
     }
 
+    #[tokio::test]
+    async fn a_pool_that_seaweedfs_would_take_for_its_default_disks_is_refused() {
+        let at = |port| format!("127.0.0.1:{port}");
+        let backends = Backends::new(SeaweedDefaults {
+            master: at("1.2"),
+            filer: at("3.4"),
+            s3: format!("http://{}", at("5")),
+            security: None,
+        });
+        let spec =
+            serde_json::json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}});
+        let of_pool = |name| {
+            let pool = UnifiedPool::new(name, serde_json::from_value(spec.clone()).unwrap());
+            backends.of_pool(&pool).map(|_| ())
+        };
+        let (reason, words) = of_pool("hdd").unwrap_err();
+        assert_eq!(reason, "BackendConfigWrong");
+        assert!(
+            words.contains("metadata.name") && words.contains("another name"),
+            "{words}"
+        );
+        assert_eq!(of_pool("hdd-1"), Ok(()));
+    }
+
     fn at(second: f64) -> Timestamp {
         Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs_f64(second)
     }
@@ -325,5 +357,10 @@ mod tests {
             again < Duration::from_millis(1200),
             "who was well is asked soon: {again:?}"
         );
+        // A clock that is set back does not keep what was said before.
+        assert_eq!(verdict.at(at(now - 7200.0)), None);
+        verdict.learn(health(&[]), "h:1.2", at(now));
+        assert_eq!(verdict.at(at(now - 0.001)), None);
+        assert!(verdict.at(at(now)).is_some());
     }
 }

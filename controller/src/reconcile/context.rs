@@ -13,11 +13,11 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use smart_storage_core::{decide::volume::BackendTrouble, registry::Registry, retry};
+use smart_storage_core::{decide::volume::BackendTrouble, drive::NodeName, registry::Registry, retry};
 use tokio::sync::broadcast;
 
 use super::{Allocator, Backends, Change, Clock, Stores};
-use crate::{agents::AgentsHub, metrics::Metrics};
+use crate::{agents::AgentsHub, crd::condition, metrics::Metrics};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -50,6 +50,30 @@ pub struct Context {
     started: Timestamp,
     failures: Mutex<HashMap<String, Failures>>,
     members: Mutex<HashMap<String, Told>>,
+    missing: Mutex<HashMap<String, (Stream, Timestamp)>>,
+}
+
+/// One stream of a node's agent: the node, and when it connected, milliseconds since 1970.
+pub(super) type Stream = (NodeName, u64);
+
+/// A pause on the wall clock. It is over too where that was set back to before its begin: else it would last for as
+/// long as that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    since: Timestamp,
+    length: Duration,
+}
+
+impl Pause {
+    pub(super) const fn new(since: Timestamp, length: Duration) -> Self {
+        Self { since, length }
+    }
+
+    /// What is left of it; nothing where it is over.
+    pub(super) fn left(&self, now: Timestamp) -> Option<Duration> {
+        let passed = Duration::try_from(now.duration_since(self.since)).ok()?;
+        self.length.checked_sub(passed).filter(|left| !left.is_zero())
+    }
 }
 
 /// How often something failed in a row, and what came of it last.
@@ -57,7 +81,7 @@ pub struct Context {
 struct Failures {
     count: u32,
     last: Timestamp,
-    until: Timestamp,
+    pause: Pause,
     trouble: Option<(BackendTrouble, Option<i64>)>,
 }
 
@@ -70,8 +94,8 @@ struct Told {
     asked: bool,
     /// Whether the agent took it.
     taken: bool,
-    /// The same order is not given again before.
-    not_before: Option<Timestamp>,
+    /// The same order is not given again before it is over.
+    pause: Option<Pause>,
     refusal: Option<Refusal>,
     released: bool,
 }
@@ -143,6 +167,7 @@ impl Context {
             changes,
             failures: Mutex::new(HashMap::new()),
             members: Mutex::new(HashMap::new()),
+            missing: Mutex::new(HashMap::new()),
         }
     }
 
@@ -167,8 +192,8 @@ impl Context {
             if told.taken && done {
                 return Due::Taken;
             }
-            if let Some(at) = told.not_before.filter(|at| *at > now) {
-                return Due::Later(at.duration_since(now).unsigned_abs());
+            if let Some(left) = told.pause.and_then(|pause| pause.left(now)) {
+                return Due::Later(left);
             }
         }
         *told = Told {
@@ -182,25 +207,25 @@ impl Context {
 
     /// The agent took the order; it is repeated after `again` where nothing came of it.
     pub(super) fn taken(&self, member: &str, again: Duration) {
-        let not_before = self.now().checked_add(again).ok();
+        let pause = Some(Pause::new(self.now(), again));
         let mut members = self.members();
         let told = members.entry(member.to_owned()).or_default();
         *told = Told {
             order: told.order,
             taken: true,
-            not_before,
+            pause,
             ..Told::default()
         };
     }
 
     /// The agent did not do it, or could not be told.
     pub(super) fn refused(&self, member: &str, refusal: Refusal, again: Duration) {
-        let not_before = self.now().checked_add(again).ok();
+        let pause = Some(Pause::new(self.now(), again));
         let mut members = self.members();
         let told = members.entry(member.to_owned()).or_default();
         told.asked = false;
         told.taken = false;
-        told.not_before = not_before;
+        told.pause = pause;
         told.refusal = Some(refusal);
     }
 
@@ -221,6 +246,23 @@ impl Context {
 
     pub(super) fn forget_member(&self, member: &str) {
         self.members().remove(member);
+        self.missing_since(member, None);
+    }
+
+    /// Since when, in whole seconds, this process has heard without a break that the member's drive is away, in one
+    /// stream of its agent. `stream`: the one that says so now; none where nobody does.
+    pub(super) fn missing_since(&self, member: &str, stream: Option<Stream>) -> Option<Timestamp> {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(stream) = stream else {
+            missing.remove(member);
+            return None;
+        };
+        if let Some((_, since)) = missing.get(member).filter(|(of, _)| *of == stream) {
+            return Some(*since);
+        }
+        let since = condition::whole_seconds(self.now());
+        missing.insert(member.to_owned(), (stream, since));
+        Some(since)
     }
 
     /// Wakes whom it concerns.
@@ -273,7 +315,7 @@ impl Context {
         let failed = Failures {
             count,
             last: now,
-            until: now.checked_add(pause).unwrap_or(now),
+            pause: Pause::new(now, pause),
             trouble,
         };
         failures.insert(key.to_owned(), failed);
@@ -291,11 +333,11 @@ impl Context {
     ) -> Option<(BackendTrouble, Duration)> {
         let now = self.now();
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = failures.get(key).filter(|failed| failed.until > now)?;
+        let failed = failures.get(key)?;
+        let left = failed.pause.left(now)?;
         let (trouble, of) = failed.trouble.as_ref()?;
         let is_well = well_since.is_some_and(|since| since.as_second() >= failed.last.as_second());
-        (*of == generation && !is_well)
-            .then(|| (trouble.clone(), failed.until.duration_since(now).unsigned_abs()))
+        (*of == generation && !is_well).then(|| (trouble.clone(), left))
     }
 
     pub(super) fn succeeded(&self, key: &str) {
@@ -308,8 +350,53 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::reconcile::bed::Bed;
+
+    proptest! {
+        #[test]
+        fn a_pause_lasts_for_its_length_and_not_before_its_begin(
+            length in 0..200_000_i64,
+            step in prop_oneof![-400_000..400_000_i64, -100_000_000..100_000_000_i64],
+        ) {
+            let since = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
+            let ms = |ms: i64| Duration::from_millis(ms.unsigned_abs());
+            let now = since + jiff::SignedDuration::from_millis(step);
+            let left = (0..length).contains(&step).then(|| ms(length - step));
+            prop_assert_eq!(Pause::new(since, ms(length)).left(now), left);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_holds_nothing_up() {
+        let mut bed = Bed::new(1).await;
+        let second = Arc::new(AtomicI64::new(1_700_000_000));
+        let clock = Arc::clone(&second);
+        let context = Arc::get_mut(&mut bed.context).unwrap();
+        context.clock = Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap());
+        let trouble = BackendTrouble {
+            reason: "BackendUnavailable".to_owned(),
+            message: "away".to_owned(),
+            transient: true,
+        };
+        let refusal = Refusal {
+            reason: "NotBlank".to_owned(),
+            message: "loop0 holds ext4".to_owned(),
+        };
+        context.troubled("backend/uv-1", &trouble, None);
+        assert!(context.waits("backend/uv-1", None, None).is_some());
+        assert_eq!(context.due("m", 7, false), Due::Now);
+        context.refused("m", refusal, LONGEST_PAUSE);
+        assert_eq!(context.due("m", 7, false), Due::Later(LONGEST_PAUSE));
+
+        second.fetch_sub(7200, Ordering::Relaxed);
+        assert_eq!(context.waits("backend/uv-1", None, None), None);
+        assert_eq!(context.due("m", 7, false), Due::Now);
+    }
 
     #[tokio::test]
     async fn a_backend_in_trouble_is_left_alone_until_its_time_comes_or_something_else_is_asked() {

@@ -22,6 +22,7 @@ use smart_storage_core::{
     },
     drive::{DriveId, MemberId, NodeName},
     node::{MemberReport, MemberState, NodeRecord},
+    registry::Registry,
 };
 use smart_storage_proto::agent::v1 as pb;
 
@@ -57,7 +58,7 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
 pub(super) async fn reconcile(member: Arc<PoolMember>, context: Arc<Context>) -> Result<Action, Error> {
     let api = Api::<PoolMember>::all(context.client.clone());
     let releasing = member.metadata.deletion_timestamp.is_some();
-    let place = locate(&member, &context);
+    let place = locate(&member, &context.registry);
     if releasing && (abandoned(&member) || was_released(&member, &place)) {
         context.forget_member(&member.spec.member_id);
         return finalizer::remove(&api, member.as_ref())
@@ -85,7 +86,9 @@ struct Place {
     report: Option<MemberReport>,
 }
 
-fn locate(member: &PoolMember, context: &Context) -> Place {
+/// The node that sees the member's drive, before the one where it was last. What is left of a node that is away goes
+/// behind the word of one that is here: that record shows the drive for as long as nobody deletes it.
+fn locate(member: &PoolMember, registry: &Registry) -> Place {
     let id = MemberId::from(member.spec.member_id.as_str());
     let drive = DriveId::from(member.spec.drive_id.as_str());
     let status_node = member.status.as_ref().map_or("", |status| status.node.as_str());
@@ -94,8 +97,8 @@ fn locate(member: &PoolMember, context: &Context) -> Place {
     } else {
         status_node
     };
-    let mut best: Option<(u8, Arc<NodeRecord>)> = None;
-    context.registry.for_each(|record| {
+    let mut best = None;
+    registry.for_each(|record| {
         let reported = record
             .member(&id)
             .is_some_and(|report| !matches!(report.state, MemberState::Missing));
@@ -104,15 +107,16 @@ fn locate(member: &PoolMember, context: &Context) -> Place {
             .iter()
             .any(|d| d.facts.evidence.mark.as_ref().is_some_and(|m| m.member_id == id));
         let shown = record.drives.iter().any(|d| d.identity.certain() == Some(&drive));
-        let rank = match (reported, marked, shown, record.name.as_str() == last) {
-            (_, true, _, _) => 4,
+        let is_last = record.name.as_str() == last;
+        let rank = match (marked || reported, shown, is_last) {
             (true, ..) => 3,
-            (_, _, true, _) => 2,
+            (_, true, _) => 2,
             (.., true) => 1,
             _ => 0,
         };
-        if rank > best.as_ref().map_or(0, |(rank, _)| *rank) {
-            best = Some((rank, Arc::clone(record)));
+        let clue = (rank, is_synced(record), marked, is_last);
+        if rank > 0 && best.as_ref().is_none_or(|(before, _)| clue > *before) {
+            best = Some((clue, Arc::clone(record)));
         }
     });
     let record = best.map(|(_, record)| record);
@@ -179,10 +183,12 @@ async fn ensure(member: &PoolMember, place: &Place, context: &Arc<Context>) -> A
 
 /// Whether the agent of the member's node can be told something.
 fn is_here(place: &Place) -> bool {
-    place
-        .record
-        .as_ref()
-        .is_some_and(|record| record.session.connected && record.session.synced)
+    place.record.as_ref().is_some_and(|record| is_synced(record))
+}
+
+/// Whether what the record says is said now.
+const fn is_synced(record: &NodeRecord) -> bool {
+    record.session.connected && record.session.synced
 }
 
 /// Gives an order where it is due, and comes back when its answer is there. `done`: what it wants is so.
@@ -308,7 +314,7 @@ fn release(member: &PoolMember, place: &Place, context: &Arc<Context>) -> Action
 
 async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Context) -> Result<(), Error> {
     // The agent may have spoken while it was asked.
-    let place = locate(member, context);
+    let place = locate(member, &context.registry);
     let name = member.name_any();
     // The status goes on from the one as it is now: what was once seen prepared stays so.
     let Some(live) = api.get_opt(&name).await? else {
@@ -360,7 +366,7 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
         used_bytes: report
             .filter(|report| report.capacity_bytes > 0)
             .map_or(old.used_bytes, |report| report.used_bytes),
-        missing_since: missing_since(&old, &decision, context.now()),
+        missing_since: missing_since(member, &place, &decision, context),
         conditions: convert::conditions(
             &old.conditions,
             &decision.conditions,
@@ -381,20 +387,190 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
     Ok(())
 }
 
-/// Where a drive is not there, its storage process stores nothing on it; where only its agent is away, it may.
+/// Where a drive is not there, its storage process stores nothing on it; where only its agent is away, it may. The time
+/// on record is not believed: nobody looked while no controller ran, and the drive may have been back and written to. So
+/// after a restart a later time is told, and what was made before that waits for the drive, although it may have been
+/// made after the loss.
 fn missing_since(
-    old: &PoolMemberStatus,
+    member: &PoolMember,
+    place: &Place,
     decision: &Decision<MemberPhase>,
-    now: jiff::Timestamp,
+    context: &Context,
 ) -> Option<jiff::Timestamp> {
     let gone = decision.phase == MemberPhase::Missing
         && decision
             .condition("Ready")
             .is_some_and(|ready| ready.reason == "DriveMissing");
-    gone.then(|| old.missing_since.unwrap_or_else(|| condition::whole_seconds(now)))
+    let record = place.record.as_ref().filter(|_| gone);
+    let stream = record.map(|record| (record.name.clone(), record.session.connected_at_ms));
+    context.missing_since(&member.spec.member_id, stream)
 }
 
 /// A report of a member whose file system was finished: from then on it is never prepared again.
 const fn is_prepared(report: &MemberReport) -> bool {
     !matches!(report.state, MemberState::Preparing | MemberState::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use jiff::Timestamp;
+    use serde_json::json;
+    use smart_storage_core::{
+        drive::{DriveFacts, Evidence, Mark},
+        identity::Verdict,
+        node::{DriveRecord, SessionInfo},
+    };
+
+    use super::*;
+    use crate::reconcile::bed::Bed;
+
+    const ID: &str = "8f0d2c1e-5b7a-4c36-9a41-000000000000";
+
+    fn member(last: &str) -> PoolMember {
+        serde_json::from_value(json!({
+            "apiVersion": "storage.billyronks.io/v1", "kind": "PoolMember", "metadata": {"name": "pm-d"},
+            "spec": {"pool": "p", "driveId": "d", "memberId": ID, "nodeName": "first", "driveBytes": 1, "slots": 1,
+                     "slotBytes": 1, "diskTag": "p"},
+            "status": {"phase": "Online", "node": last},
+        }))
+        .unwrap()
+    }
+
+    fn node(name: &str, connected: bool, marked: bool, report: Option<MemberState>) -> NodeRecord {
+        let mut record = NodeRecord::empty(name.into());
+        record.session = SessionInfo {
+            connected,
+            synced: connected,
+            connected_at_ms: 1,
+            ..SessionInfo::default()
+        };
+        let mark = Mark {
+            member_id: ID.into(),
+            ..Mark::default()
+        };
+        let conflict = Verdict::Conflict {
+            shown_as: "conflict-1".into(),
+            reason: "another node has it too".into(),
+        };
+        record.drives = Vec::from_iter(marked.then(|| {
+            Arc::new(DriveRecord {
+                identity: conflict,
+                facts: DriveFacts {
+                    name: "sda".to_owned(),
+                    evidence: Evidence {
+                        mark: Some(mark),
+                        ..Evidence::default()
+                    },
+                    ..DriveFacts::default()
+                },
+            })
+        }));
+        record.members = Vec::from_iter(report.map(|state| MemberReport {
+            member_id: ID.into(),
+            state,
+            reason: String::new(),
+            message: String::new(),
+            device: "sda".to_owned(),
+            filesystem_uuid: String::new(),
+            mount_point: String::new(),
+            capacity_bytes: 1,
+            used_bytes: 0,
+            endpoint: String::new(),
+            pool: "p".to_owned(),
+        }));
+        record
+    }
+
+    fn found(last: &str, records: &[&NodeRecord]) -> String {
+        let registry = Registry::new();
+        for record in records {
+            registry.apply(NodeRecord::clone(record));
+        }
+        locate(&member(last), &registry).node.to_string()
+    }
+
+    #[test]
+    fn a_member_is_on_the_node_that_sees_it_now_and_not_on_one_that_is_away_and_saw_it() {
+        let online = Some(MemberState::Online);
+        // Whatever the order of their names, and of the registry's shards.
+        for (old, new) in [("a", "b"), ("b", "a"), ("first", "z"), ("z", "first")] {
+            let away = node(old, false, true, online);
+            let here = node(new, true, true, None);
+            assert_eq!(found(old, &[&away, &here]), new, "marked on both");
+            let here = node(new, true, false, online);
+            assert_eq!(found(old, &[&away, &here]), new, "its agent serves it");
+            // That it is not here is no word of where it is: on the other one it may still be served.
+            for here in [
+                node(new, true, false, None),
+                node(new, true, false, Some(MemberState::Missing)),
+            ] {
+                assert_eq!(found(new, &[&away, &here]), old, "it was last seen there");
+            }
+            let both = [node(old, false, true, None), node(new, false, true, None)];
+            assert_eq!(found(old, &[&both[0], &both[1]]), old, "both are away");
+            let both = [node(old, true, false, online), node(new, true, true, None)];
+            assert_eq!(found(old, &[&both[0], &both[1]]), new, "the mark is on the drive");
+        }
+        assert_eq!(found("last", &[&node("other", true, false, None)]), "last");
+    }
+
+    /// A process that starts at a second, and moves its clock on.
+    async fn process(second: i64) -> (Bed, Arc<AtomicI64>) {
+        let now = Arc::new(AtomicI64::new(second));
+        let mut bed = Bed::new(1).await;
+        let clock = Arc::clone(&now);
+        let context = Arc::get_mut(&mut bed.context).unwrap();
+        context.clock = Arc::new(move || Timestamp::from_second(clock.load(Ordering::Relaxed)).unwrap());
+        (bed, now)
+    }
+
+    fn missing(bed: &Bed, record: &NodeRecord) -> Option<i64> {
+        let mut member = member("n");
+        let status = member.status.as_mut().unwrap();
+        // What another process saw.
+        status.missing_since = Some(Timestamp::from_second(100).unwrap());
+        status.phase = crate::crd::member::MemberPhase::Missing;
+        bed.context.registry.apply(record.clone());
+        let place = locate(&member, &bed.context.registry);
+        let decision = decide(&MemberObservation {
+            before: MemberPhase::Missing,
+            report: place.report.as_ref(),
+            session: place.record.as_ref().map(|record| &record.session),
+            releasing: false,
+            refusal: None,
+            now_ms: convert::millis(bed.context.now()),
+        });
+        missing_since(&member, &place, &decision, &bed.context).map(Timestamp::as_second)
+    }
+
+    #[tokio::test]
+    async fn a_drive_is_missing_since_this_process_heard_so_and_not_since_what_is_on_record() {
+        let gone = node("n", true, false, Some(MemberState::Missing));
+        let (bed, now) = process(500).await;
+        assert_eq!(missing(&bed, &gone), Some(500), "nobody looked from 100 to 500");
+        now.store(600, Ordering::Relaxed);
+        assert_eq!(missing(&bed, &gone), Some(500), "without a break");
+        // Back, or not known: there is a break.
+        assert_eq!(
+            missing(&bed, &node("n", true, true, Some(MemberState::Online))),
+            None
+        );
+        assert_eq!(missing(&bed, &gone), Some(600));
+        now.store(700, Ordering::Relaxed);
+        assert_eq!(
+            missing(&bed, &node("n", false, false, Some(MemberState::Missing))),
+            None
+        );
+        assert_eq!(missing(&bed, &gone), Some(700));
+        // Another stream, and nobody was asked in between.
+        now.store(800, Ordering::Relaxed);
+        let mut again = gone.clone();
+        again.session.connected_at_ms = 2;
+        assert_eq!(missing(&bed, &again), Some(800));
+        bed.context.forget_member(ID);
+        now.store(900, Ordering::Relaxed);
+        assert_eq!(missing(&bed, &again), Some(900));
+    }
 }

@@ -1,6 +1,6 @@
 //! A pool member's phase: from what its agent reports, or from its agent's silence.
 
-use super::{Condition, Decision, node::GRACE_MS};
+use super::{Condition, Decision, node::in_grace};
 use crate::{
     drive::words,
     node::{MemberReport, MemberState, SessionInfo},
@@ -121,8 +121,13 @@ fn silence(seen: &MemberObservation<'_>) -> Option<(MemberPhase, &'static str, &
         Some(session) if session.connected && session.synced => return None,
         // Lost or not yet synced: for a while the last word stands.
         Some(session) => {
-            let since = session.lost_at_ms.max(session.connected_at_ms);
-            seen.now_ms.saturating_sub(since) >= GRACE_MS
+            // Not the later of both: the clock may have been set back in between.
+            let since = if session.lost_at_ms > 0 {
+                session.lost_at_ms
+            } else {
+                session.connected_at_ms
+            };
+            !in_grace(since, seen.now_ms)
         }
         None => true,
     };

@@ -64,9 +64,14 @@ pub fn decide(record: Option<&NodeRecord>, now_ms: u64) -> Decision<NodePhase> {
     }
 }
 
+/// Whether what happened then is not long ago. Far ahead is as long ago: the clock was set back since.
+pub(super) const fn in_grace(then_ms: u64, now_ms: u64) -> bool {
+    now_ms.abs_diff(then_ms) < GRACE_MS
+}
+
 fn away(record: &NodeRecord, now_ms: u64) -> Decision<NodePhase> {
     let session = &record.session;
-    let patient = session.lost_at_ms > 0 && now_ms.saturating_sub(session.lost_at_ms) < GRACE_MS;
+    let patient = session.lost_at_ms > 0 && in_grace(session.lost_at_ms, now_ms);
     let words = "the agent's stream is closed; what is known of the node is old";
     let connected = Condition::no("Connected", "StreamLost", words);
     if patient {

@@ -1,5 +1,7 @@
 //! The laws of every object's status.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     drive::{Fault, FaultKind, NodeName},
@@ -224,6 +226,44 @@ fn a_short_silence_of_the_agent_changes_nothing_and_a_long_one_does() {
         ..connected()
     };
     check(MemberPhase::Online, Some(&back), MemberPhase::Online);
+}
+
+proptest! {
+    #[test]
+    fn patience_ends_after_the_grace_also_where_the_clock_was_set_back(
+        step in prop_oneof![-20_000..20_000_i64, -1_000_000..1_000_000_i64],
+    ) {
+        let patient = step.unsigned_abs() < node::GRACE_MS;
+        let at = 10 * NOW;
+        let now_ms = at.saturating_add_signed(step);
+        // Connected by the clock as it was, lost by the one that is right.
+        let away = SessionInfo {
+            connected: false,
+            connected_at_ms: at + 7_200_000,
+            lost_at_ms: at,
+            ..connected()
+        };
+        let back = SessionInfo {
+            synced: false,
+            connected_at_ms: at,
+            ..connected()
+        };
+        let found = node::decide(Some(&record(away.clone())), now_ms).phase;
+        let expected = if patient { NodePhase::Degraded } else { NodePhase::Offline };
+        prop_assert_eq!(found, expected);
+        for session in [away, back] {
+            let found = member::decide(&MemberObservation {
+                before: MemberPhase::Online,
+                report: None,
+                session: Some(&session),
+                releasing: false,
+                refusal: None,
+                now_ms,
+            });
+            let expected = if patient { MemberPhase::Online } else { MemberPhase::Missing };
+            prop_assert_eq!(found.phase, expected);
+        }
+    }
 }
 
 #[test]

@@ -220,6 +220,43 @@ async fn a_node_that_is_expelled_hears_why_and_is_not_connected() {
 }
 
 #[tokio::test]
+async fn a_connected_node_that_is_forgotten_goes_as_its_stream_ends_and_is_no_conflict_to_others() {
+    let controller = controller().await;
+    let (first, second) = (controller.agent("node-1"), controller.agent("node-2"));
+    for (agent, node) in [(&first, "node-1"), (&second, "node-2")] {
+        agent.start();
+        controller.synced(node).await;
+    }
+    let sda = || {
+        let record = controller.hub.registry().get("node-2").unwrap();
+        record.drives[0].identity.clone()
+    };
+    assert!(
+        matches!(sda(), Verdict::Conflict { .. }),
+        "both show it: {:?}",
+        sda()
+    );
+
+    let gone = NodeName::from("node-1");
+    let mut changes = controller.hub.changes();
+    controller.book.struck.lock().insert(gone.clone());
+    controller.hub.expel(&gone, "its StorageNode was deleted");
+    controller.hub.forget_node(&gone);
+    assert!(controller.hub.connected(&gone), "its stream ends later");
+    first.not_ready_for("the StorageNode of node-1 was deleted").await;
+    until("it is forgotten", || {
+        controller.hub.registry().get("node-1").is_none()
+    })
+    .await;
+    assert!(sda().certain().is_some(), "{:?}", sda());
+    let mut told = BTreeSet::new();
+    while let Ok(node) = changes.try_recv() {
+        told.insert(node);
+    }
+    assert_eq!(told, BTreeSet::from([gone, "node-2".into()]));
+}
+
+#[tokio::test]
 async fn another_protocol_version_is_refused_by_name() {
     let controller = controller().await;
     let mut agent = controller.agent("node-1");
