@@ -9,7 +9,7 @@ use super::{ExpectedDrive, MemberError, MemberId};
 use crate::hardware::{Device, Evidence};
 use crate::inventory::Inventory;
 
-/// Drives that carry this member's mark.
+/// Drives that carry this member's mark; one that is here by several paths counts once, by the first of its names.
 pub(super) fn marked(inventory: &Inventory, id: MemberId) -> Vec<Arc<Device>> {
     let is_it = |device: &&Arc<Device>| {
         device
@@ -19,7 +19,16 @@ pub(super) fn marked(inventory: &Inventory, id: MemberId) -> Vec<Arc<Device>> {
             .and_then(|mark| MemberId::parse(&mark.member_id))
             == Some(id)
     };
-    inventory.devices.values().filter(is_it).cloned().collect()
+    let mut devices: Vec<_> = inventory.devices.values().filter(is_it).cloned().collect();
+    // sda, sdb, sdaa.
+    devices.sort_by(|one, other| (one.name.len(), &one.name).cmp(&(other.name.len(), &other.name)));
+    let mut drives: Vec<Arc<Device>> = Vec::new();
+    for device in devices {
+        if !drives.iter().any(|drive| drive.paths.contains(&device.name)) {
+            drives.push(device);
+        }
+    }
+    drives
 }
 
 /// The one drive that answers to everything that is known of it.
@@ -120,7 +129,8 @@ pub(super) fn differing_evidence(seen: &Evidence, known: &Evidence) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::Mark;
+    use crate::hardware::{Mark, Transport};
+    use crate::inventory::{Finding, fold};
 
     fn device(name: &str, serial: &str) -> Device {
         Device {
@@ -238,5 +248,33 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["sdq"]
         );
+    }
+
+    #[test]
+    fn a_drive_with_two_ports_is_found_once_and_a_copy_beside_it_is_another() {
+        let id = MemberId::parse("3f0c2b9e-6a52-4b8e-9d57-0a3f5c1e7d21").unwrap();
+        let marked_device = |name: &str, serial: &str| {
+            let mut device = device(name, serial);
+            device.transport = Transport::Sas;
+            device.evidence.wwn = Some("naa.5000c500a1b2c3d4".into());
+            device.evidence.mark = Some(Mark {
+                member_id: id.to_string(),
+                ..Mark::default()
+            });
+            device
+        };
+        let names = |devices: &[Device]| {
+            let seen = devices
+                .iter()
+                .cloned()
+                .map(|device| Finding::Seen(Box::new(device)));
+            let picture = fold(&Inventory::default(), seen);
+            let found = marked(&picture, id);
+            found.iter().map(|device| device.name.clone()).collect::<Vec<_>>()
+        };
+        let ports = [marked_device("sdaa", "A"), marked_device("sdb", "A")];
+        assert_eq!(names(&ports), ["sdb"]);
+        let [one, other] = ports;
+        assert_eq!(names(&[one, other, marked_device("sdc", "C")]), ["sdb", "sdc"]);
     }
 }

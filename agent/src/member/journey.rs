@@ -7,6 +7,7 @@ mod bed;
 mod corpus;
 mod exchange;
 mod in_use;
+mod moved;
 
 use std::fs;
 use std::path::PathBuf;

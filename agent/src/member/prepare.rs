@@ -43,13 +43,16 @@ pub(super) fn prepare(
         Some(spec) if spec.journal.phase == Phase::Formatting => {
             let spec = update(context, spec, order)?;
             let place = find_marked(context, inventory, order)?.ok_or_else(|| missing(order))?;
+            if !order.may_prepare {
+                return adopt(context, order, Some(spec.journal), &place);
+            }
             let held = Held::found(&context.config, &place)?;
             is_planned(context, order, &place)?;
             format(context, spec, &place, &held)
         }
         Some(spec) => take(context, inventory, Some(spec), order),
         None => match find_marked(context, inventory, order)? {
-            Some(place) => adopt(context, order, &place),
+            Some(place) => adopt(context, order, None, &place),
             None => take(context, inventory, None, order),
         },
     }
@@ -88,6 +91,13 @@ fn find_marked(
     order: &EnsureMember,
 ) -> Result<Option<Place>, MemberError> {
     let id = order.member_id;
+    if !inventory.complete {
+        // A copy of the drive may not have been seen yet.
+        return Err(MemberError::transient(
+            "Looking",
+            format!("the drives of this node are being probed; member {id} has to wait; nothing was written"),
+        ));
+    }
     let mut disks: Vec<String> = expected::marked(inventory, id)
         .iter()
         .map(|device| device.name.clone())
@@ -119,24 +129,52 @@ fn find_marked(
     }
 }
 
-/// A drive that was prepared before, by another data folder or another node.
-fn adopt(context: &Context, order: &EnsureMember, place: &Place) -> Result<MemberSpec, MemberError> {
+/// A drive that was prepared before, by another data folder or another node; or here, and then finished elsewhere.
+/// Only its `member.json` says that it was finished: no file system is ever made here.
+fn adopt(
+    context: &Context,
+    order: &EnsureMember,
+    known: Option<Journal>,
+    place: &Place,
+) -> Result<MemberSpec, MemberError> {
+    let helps = if known.is_some() {
+        "this order does not allow making one; release the member, then wipe the drive to use it again"
+    } else {
+        "bring it back to the node that began with it, or release the member and wipe the drive"
+    };
+    let unfinished = |what: &str, written: &str| {
+        MemberError::refused(
+            "NotFinished",
+            format!(
+                "{} carries the mark of member {} and {what}: its preparation was interrupted; {helps}{written}",
+                place.disk, order.member_id
+            ),
+        )
+    };
+    let held = Held::found(&context.config, place)?;
     let superblock = mount::superblock(&place.node).map_err(|error| {
         MemberError::transient("DriveUnreadable", format!("{}: {error}", place.node.display()))
     })?;
     let Some((file_system, filesystem_uuid)) = superblock else {
-        return Err(MemberError::refused(
-            "NotFinished",
-            format!(
-                "{} carries the mark of member {} and no file system, and this node does not know why; \
-                 wipe the drive by hand if it may be taken",
-                place.disk, order.member_id
-            ),
-        ));
+        return Err(unfinished("no file system", "; nothing was written"));
     };
+    match look_into(context, order, file_system, place, &held)? {
+        Content::Ours => {}
+        Content::Nothing => return Err(unfinished("an empty file system without member.json", "")),
+        Content::Foreign(what) => return Err(foreign(order, place, &what)),
+        Content::Broken(error) => {
+            return Err(MemberError::transient(
+                "MountFailed",
+                format!(
+                    "the file system of member {} on {} cannot be mounted: {error}; check the drive, then repair it",
+                    order.member_id, place.disk
+                ),
+            ));
+        }
+    }
     let journal = Journal {
         phase: Phase::Finished,
-        disk_guid: Uuid::nil(),
+        disk_guid: known.map_or_else(Uuid::nil, |known| known.disk_guid),
         file_system,
         filesystem_uuid,
         ports: None,
@@ -146,8 +184,7 @@ fn adopt(context: &Context, order: &EnsureMember, place: &Place) -> Result<Membe
         order: order.clone(),
         journal,
     };
-    save(context, &spec)?;
-    Ok(spec)
+    finish(context, spec, place)
 }
 
 /// Takes a drive that was never written to, or goes on where a crash interrupted the writing of the mark.
@@ -259,27 +296,34 @@ fn fresh_journal(file_system: FileSystem) -> Journal {
     }
 }
 
-/// Makes the file system and says in it whose it is. Only ever called while the journal says `Formatting`: so
-/// there is no data, and what is found there is what an interrupted run of this very function left.
+/// Makes the file system and says in it whose it is. Only ever called while the journal says `Formatting`; that may
+/// be older than what became of the drive on another node, so a file system that is there is looked into first.
 ///
 /// The drive is held open all the while: `mkfs` and `mount` go by the partition's path, and it leads to this drive as
 /// long as the drive is held.
 fn format(
     context: &Context,
-    mut spec: MemberSpec,
+    spec: MemberSpec,
     place: &Place,
     held: &Held,
 ) -> Result<MemberSpec, MemberError> {
     let mount_point = context.config.mount_point(spec.order.member_id);
-    let failed = |what: &str, error: std::io::Error| {
-        MemberError::transient(
-            "MountFailed",
-            format!("{what} of {} on {}: {error}", spec.order.member_id, place.disk),
-        )
-    };
+    let failed = |what: &str, error: std::io::Error| mount_failed(&spec.order, place, what, &error);
     mount::unmount(&mount_point, false, PATIENCE).map_err(|error| failed("unmounting", error))?;
     held.is(&context.config, place)?;
-    make_file_system(&spec.journal, place)?;
+    let again = may_format(&spec.journal, place)?;
+    if again {
+        match look_into(context, &spec.order, spec.journal.file_system, place, held)? {
+            Content::Ours => return finish(context, spec, place),
+            Content::Foreign(what) => return Err(foreign(&spec.order, place, &what)),
+            Content::Nothing => {}
+            Content::Broken(error) => {
+                tracing::warn!(member = %spec.order.member_id, disk = place.disk, %error, "unfinished file system");
+            }
+        }
+        held.is(&context.config, place)?;
+    }
+    make_file_system(&spec.journal, place, again)?;
     fault::point("member-formatted");
     held.is(&context.config, place)?;
     mount::mount(place, &mount_point, spec.journal.file_system).map_err(|error| failed("mounting", error))?;
@@ -287,15 +331,137 @@ fn format(
     mount::write_identity(&mount_point, &Identity::of(&spec.order))
         .map_err(|error| failed("writing the identity", error))?;
     fault::point("member-identity-written");
+    finish(context, spec, place)
+}
+
+/// Its own file system is mounted: from now on it is a member.
+fn finish(context: &Context, mut spec: MemberSpec, place: &Place) -> Result<MemberSpec, MemberError> {
     spec.journal.phase = Phase::Finished;
-    save(context, &spec)?;
+    if let Err(error) = save(context, &spec) {
+        // Nobody looks after a mount that no record speaks of.
+        let mount_point = context.config.mount_point(spec.order.member_id);
+        if let Err(error) = mount::unmount(&mount_point, false, PATIENCE) {
+            tracing::warn!(member = %spec.order.member_id, %error, "the mount of an unrecorded member stays");
+        }
+        return Err(error);
+    }
     fault::point("member-finished");
     partition::announce(&context.config, &place.disk);
     Ok(spec)
 }
 
-fn make_file_system(journal: &Journal, place: &Place) -> Result<(), MemberError> {
-    let again = may_format(journal, place)?;
+/// What a file system under the member's mark holds.
+#[derive(Debug)]
+enum Content {
+    /// Its `member.json` is this member's.
+    Ours,
+    /// Nothing but what an interrupted run of [`format`] leaves.
+    Nothing,
+    /// Somebody's: what was found.
+    Foreign(String),
+    /// It is no whole file system.
+    Broken(std::io::Error),
+}
+
+/// Mounts a file system, where it is not mounted yet, and looks whose it is. Only the member's own stays mounted.
+fn look_into(
+    context: &Context,
+    order: &EnsureMember,
+    file_system: FileSystem,
+    place: &Place,
+    held: &Held,
+) -> Result<Content, MemberError> {
+    let mount_point = context.config.mount_point(order.member_id);
+    let failed = |what: &str, error: std::io::Error| mount_failed(order, place, what, &error);
+    held.is(&context.config, place)?;
+    let mounted =
+        mount::mounted_at(&mount_point).map_err(|error| failed("reading the mount table", error))?;
+    // An earlier agent's storage process may still run on it.
+    let outcome = if mounted.is_some_and(|mounted| mounted.number == place.number) {
+        Ok(())
+    } else {
+        mount::unmount(&mount_point, false, PATIENCE).map_err(|error| failed("unmounting", error))?;
+        held.is(&context.config, place)?;
+        mount::mount(place, &mount_point, file_system)
+    };
+    let found = match outcome {
+        Ok(()) => content(&mount_point, &Identity::of(order)).map_err(|error| failed("reading", error)),
+        Err(error) if is_broken(file_system, &error) => Ok(Content::Broken(error)),
+        Err(error) => Err(failed("mounting", error)),
+    };
+    if !matches!(found, Ok(Content::Ours)) {
+        mount::unmount(&mount_point, false, PATIENCE)
+            .and_then(|()| mount::remove_mount_point(&mount_point))
+            .map_err(|error| failed("unmounting", error))?;
+    }
+    found
+}
+
+/// Whether a failed mount says that the file system is not whole. Everything else (the drive does not answer, the
+/// kernel does not know this file system, it is mounted under another name) says nothing of what is on it.
+fn is_broken(file_system: FileSystem, error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::UCLEAN | Errno::BADMSG) => true,
+        // XFS says this of a file system that is mounted already, from a copy.
+        Some(Errno::INVAL) => file_system == FileSystem::Ext4,
+        _ => false,
+    }
+}
+
+fn content(mount_point: &Path, ours: &Identity) -> std::io::Result<Content> {
+    match mount::read_identity(mount_point)? {
+        Some(found) if found == *ours => return Ok(Content::Ours),
+        Some(found) => {
+            return Ok(Content::Foreign(format!(
+                "its member.json says that it belongs to member {} of pool {} in cluster {}",
+                found.member_id, found.pool, found.cluster_id
+            )));
+        }
+        None => {}
+    }
+    for entry in std::fs::read_dir(mount_point)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let kind = entry.file_type()?;
+        let leftover = match name.to_str() {
+            // A folder may hold nothing: what `fsck` found is somebody's too.
+            Some(mount::DATA | "lost+found") => {
+                kind.is_dir() && std::fs::read_dir(entry.path())?.next().is_none()
+            }
+            // A member.json that was never named.
+            Some("member.new") => kind.is_file(),
+            _ => false,
+        };
+        if !leftover {
+            return Ok(Content::Foreign(format!(
+                "it holds data ({}) and no member.json that could be read",
+                name.to_string_lossy()
+            )));
+        }
+    }
+    Ok(Content::Nothing)
+}
+
+fn foreign(order: &EnsureMember, place: &Place, what: &str) -> MemberError {
+    MemberError::refused(
+        "WrongIdentity",
+        format!(
+            "{} carries the mark of member {}, and its file system is not the member's: {what}; no file system was \
+             made; save what is on it, then wipe the drive by hand if it may be taken",
+            place.disk, order.member_id
+        ),
+    )
+}
+
+fn mount_failed(order: &EnsureMember, place: &Place, what: &str, error: &std::io::Error) -> MemberError {
+    MemberError::transient(
+        "MountFailed",
+        format!("{what} of {} on {}: {error}", order.member_id, place.disk),
+    )
+}
+
+fn make_file_system(journal: &Journal, place: &Place, again: bool) -> Result<(), MemberError> {
     let uuid = journal.filesystem_uuid.hyphenated().to_string();
     // Nothing is discarded: the drive reads as zeros already, and what the proof did not read of a large one is not
     // wiped with one stroke.
@@ -342,7 +508,7 @@ fn make_file_system(journal: &Journal, place: &Place) -> Result<(), MemberError>
 }
 
 /// Nothing that anybody recognises may be on the partition, except the very file system that the journal
-/// announced: then (`true`) it is made once more.
+/// announced: then (`true`) it is made once more, where it is nobody's.
 fn may_format(journal: &Journal, place: &Place) -> Result<bool, MemberError> {
     let unreadable = |error: std::io::Error| {
         MemberError::transient("DriveUnreadable", format!("{}: {error}", place.node.display()))
@@ -402,4 +568,30 @@ pub(super) fn save(context: &Context, spec: &MemberSpec) -> Result<(), MemberErr
         .store
         .save(spec)
         .map_err(|error: StoreError| MemberError::transient("StoreFailed", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_whole_is_broken() {
+        let broken = |file_system, error: Errno| is_broken(file_system, &Error::from(error));
+        for file_system in [FileSystem::Xfs, FileSystem::Ext4] {
+            assert!(broken(file_system, Errno::UCLEAN) && broken(file_system, Errno::BADMSG));
+            for error in [Errno::IO, Errno::BUSY, Errno::NODEV, Errno::ROFS, Errno::NOMEM] {
+                assert!(!broken(file_system, error), "{error}");
+            }
+            assert!(!is_broken(
+                file_system,
+                &Error::other("another device was mounted")
+            ));
+        }
+        // A file system that is mounted already, from a copy.
+        assert!(!broken(FileSystem::Xfs, Errno::INVAL));
+    }
 }

@@ -20,7 +20,7 @@ use super::{EnsureMember, FileSystem, MemberId, fault};
 pub(super) enum Phase {
     /// The mark is being written.
     Marking,
-    /// The mark is complete; the file system is being made and holds no data yet.
+    /// The mark is complete; the file system is being made, and holds no data as far as this node knows.
     Formatting,
     /// The file system is the member's, and may hold data: nothing makes a file system here again.
     Finished,
