@@ -126,6 +126,7 @@ fn member_config(config: &Config) -> MemberConfig {
     MemberConfig {
         host_root: config.host_root.clone(),
         weed_security: config.weed_security.clone(),
+        simulated: config.simulate.is_some(),
         ..MemberConfig::new(&config.data_dir, &config.weed)
     }
 }

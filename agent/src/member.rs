@@ -52,7 +52,7 @@ use uuid::Uuid;
 
 use crate::hardware::{Evidence, Hardware};
 use crate::inventory::Inventory;
-use store::{MemberSpec, Store};
+use store::{Loaded, MemberSpec, Store};
 use supervise::{Answer, Context, Order, Supervisor};
 
 pub use shutdown::{StopAllError, stop_all};
@@ -245,6 +245,8 @@ pub struct MemberConfig {
     pub weed_security: Option<PathBuf>,
     /// Time between two looks at a running member.
     pub check_interval: Duration,
+    /// The drives of the picture are not this machine's: nothing is served, and every order is refused.
+    pub simulated: bool,
 }
 
 impl MemberConfig {
@@ -256,6 +258,7 @@ impl MemberConfig {
             weed_program: weed_program.into(),
             weed_security: None,
             check_interval: Duration::from_secs(5),
+            simulated: false,
         }
     }
 
@@ -307,7 +310,15 @@ impl Members {
         let store = Store::open(&config.data_dir).map_err(|error| failed(&error))?;
         // The kernel's mount table knows real paths only.
         let data_dir = config.data_dir.canonicalize().map_err(|error| failed(&error))?;
-        let loaded = store.load().map_err(|error| failed(&error))?;
+        let loaded = if config.simulated {
+            // Their drives are not in the picture: nobody is to look for them, nor to stop what serves them.
+            Loaded {
+                specs: Vec::new(),
+                failures: Vec::new(),
+            }
+        } else {
+            store.load().map_err(|error| failed(&error))?
+        };
         let context = Arc::new(Context {
             config: MemberConfig { data_dir, ..config },
             hardware,
@@ -348,6 +359,7 @@ impl Members {
     /// # Errors
     /// The refusal with its reason; nothing was written to a drive that is refused.
     pub async fn ensure(&self, order: EnsureMember) -> Result<(), MemberError> {
+        self.may_obey()?;
         let id = order.member_id;
         self.shared
             .order(id, |answer| Order::Ensure(Box::new(order.clone()), answer))
@@ -359,7 +371,20 @@ impl Members {
     /// # Errors
     /// Why it is not released yet; what was done of it stays done.
     pub async fn release(&self, id: MemberId) -> Result<(), MemberError> {
+        self.may_obey()?;
         self.shared.order(id, Order::Release).await
+    }
+
+    /// A simulated drive may have the name, the size and the identity of a real one of this machine.
+    fn may_obey(&self) -> Result<(), MemberError> {
+        if !self.shared.context.config.simulated {
+            return Ok(());
+        }
+        Err(MemberError::refused(
+            "Simulated",
+            "this agent shows simulated drives; nothing was written; start it without --simulate, or leave the node \
+             out of the pool's nodeSelector",
+        ))
     }
 
     /// Ends the members' tasks and waits for what they are doing; the storage processes run on. Orders given to
@@ -540,6 +565,40 @@ mod tests {
         assert_eq!(MemberId::parse(&ONE.to_uppercase()).unwrap().to_string(), ONE);
         assert_eq!(MemberId::parse("00000000-0000-0000-0000-000000000000"), None);
         assert_eq!(MemberId::parse("loop0"), None);
+    }
+
+    #[tokio::test]
+    async fn an_agent_of_simulated_drives_obeys_no_order_and_brings_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let description = folder.path().join("drives.json");
+        // As replayed from another machine: this one has such a drive, too.
+        let drive = r#"{"devices": [{"name": "loop9", "size_bytes": 2147483648, "major": 7, "minor": 9,
+            "disk_sequence": 7, "evidence": {"serial": "S1"}, "usage": {"blank": true, "exclusive_open_ok": true}}]}"#;
+        std::fs::write(&description, drive).unwrap();
+        let sim = crate::hardware::sim::Sim::open(&description).unwrap();
+        let config = MemberConfig {
+            simulated: true,
+            ..MemberConfig::new(folder.path().join("data"), "weed")
+        };
+        let served = store::tests::spec("018f3a44-0000-4000-8000-000000000001", store::Phase::Finished);
+        let store = Store::open(&config.data_dir).unwrap();
+        store.save(&served).unwrap();
+        let (_pictures, inventory) = watch::channel(Arc::new(picture(None)));
+        let members = Members::start(config, Arc::new(sim), inventory).unwrap();
+        let order = store::tests::spec(ONE, store::Phase::Finished).order;
+        for refused in [
+            members.ensure(order.clone()).await,
+            members.release(order.member_id).await,
+            members.release(served.order.member_id).await,
+        ] {
+            let error = refused.unwrap_err();
+            assert_eq!((error.reason, error.retryable), ("Simulated", false));
+            assert!(error.message.contains("start it without --simulate"), "{error}");
+        }
+        assert!(members.shared.tasks.lock().is_empty());
+        assert!(members.reports().borrow().is_empty());
+        let kept = store.load().unwrap().specs;
+        assert_eq!(kept, [served], "for the agent of the real drives");
     }
 
     #[test]

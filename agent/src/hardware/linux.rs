@@ -21,8 +21,8 @@ use super::signatures::{self, Findings};
 use super::sysfs::{Sysfs, meaningful};
 use super::udev::Udev;
 use super::{
-    Depth, Device, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings, Transport, ioctl,
-    mounts,
+    Depth, Device, Evidence, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings,
+    Transport, Usage, ioctl, mounts,
 };
 
 mod health;
@@ -80,7 +80,6 @@ struct ContentKey {
 struct Content {
     findings: Option<Findings>,
     loop_inode: Option<String>,
-    exclusive: Option<bool>,
     faults: Vec<Fault>,
 }
 
@@ -181,7 +180,7 @@ impl Linux {
     }
 
     /// What is on the drive: remembered, or read now.
-    fn content(&self, device: &mut Device, key: ContentKey, free: bool, reread: bool) -> Content {
+    fn content(&self, device: &Device, key: ContentKey, reread: bool) -> Content {
         let remembered = self
             .memory
             .lock()
@@ -190,22 +189,16 @@ impl Linux {
         if let Some((_, content)) = remembered.filter(|(was, _)| !reread && *was == key) {
             return content;
         }
-        let content = self.read(device, free);
+        let content = self.read(device);
         // What could not be read is tried again at the next probe.
         let keep = content.faults.is_empty().then(|| (key, content.clone()));
         self.memory.lock().entry(device.name.clone()).or_default().content = keep;
         content
     }
 
-    fn read(&self, device: &mut Device, free: bool) -> Content {
+    fn read(&self, device: &Device) -> Content {
         let mut content = Content::default();
-        let fault = |what: &str, error: &io::Error| {
-            Fault::failed(
-                Probe::Signatures,
-                &device.name,
-                format!("{what} {}: {error}", device.dev_path),
-            )
-        };
+        let fault = |what: &str, error: &io::Error| unread(device, what, error);
         let file = match self.open(device, 0) {
             Ok(file) => file,
             Err(error) => {
@@ -248,18 +241,18 @@ impl Linux {
                 .iter()
                 .map(|error| Fault::failed(Probe::Signatures, &device.name, error.clone())),
         );
-        if free && findings.blank() == Some(true) {
-            content.exclusive = match self.open(device, libc::O_EXCL) {
-                Ok(_) => Some(true),
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Some(false),
-                Err(error) => {
-                    content.faults.push(fault("opening exclusively", &error));
-                    None
-                }
-            };
-        }
         content.findings = Some(findings);
         content
+    }
+
+    /// Whether nobody else holds it. Never remembered: a holder comes and goes without an event and without a write.
+    /// It reads no medium, and closing what was opened to read makes no event.
+    fn exclusive(&self, device: &Device) -> Result<bool, Fault> {
+        match self.open(device, libc::O_EXCL) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+            Err(error) => Err(unread(device, "opening exclusively", &error)),
+        }
     }
 
     /// Opens the device to read, and makes sure that it is this device and not only one of that name.
@@ -286,7 +279,9 @@ impl Linux {
             device.transport,
             Transport::Sas | Transport::Scsi | Transport::Fc | Transport::Iscsi
         );
-        let properties = self.udev.properties(device.major, device.minor);
+        let properties = self
+            .udev
+            .properties(device.major, device.minor, device.disk_sequence);
         let property = |key: &str| properties.get(key).and_then(|text| meaningful(text));
         if device.evidence.serial.is_none() {
             // For SCSI and SAS, ID_SERIAL_SHORT is the WWN and no serial.
@@ -304,10 +299,11 @@ impl Linux {
         tree: &[Node],
         tree_ok: bool,
         content: &Content,
+        exclusive: Option<bool>,
         around: &Surroundings,
     ) {
         let mut found = holders::holders(&device.name, tree, content.findings.as_ref(), around);
-        if content.exclusive == Some(false) && found.is_empty() {
+        if exclusive == Some(false) && found.is_empty() {
             let description = "held exclusively by another program or by the kernel".to_owned();
             found.push(Holder {
                 kind: HolderKind::Exclusive,
@@ -317,10 +313,10 @@ impl Linux {
         }
         let every_probe_ran = tree_ok && around.faults.is_empty() && content.faults.is_empty();
         let blank = content.findings.as_ref().and_then(Findings::blank);
-        device.usage.exclusive_open_ok = content.exclusive;
+        device.usage.exclusive_open_ok = exclusive;
         device.usage.blank = match blank {
             _ if !found.is_empty() => Some(false),
-            Some(true) if every_probe_ran && content.exclusive == Some(true) => Some(true),
+            Some(true) if every_probe_ran && exclusive == Some(true) => Some(true),
             Some(false) => Some(false),
             _ => None,
         };
@@ -365,7 +361,7 @@ impl Hardware for Linux {
         let free = key.mounts.is_empty()
             && holders::holders(name, &tree, None, around).is_empty()
             && device.size_bytes.is_some_and(|size| size > 0);
-        let content = self.content(&mut device, key, free, depth.reread);
+        let mut content = self.content(&device, key, depth.reread);
         if let Some(findings) = &content.findings {
             device.evidence.mark = findings.mark.clone();
             device.evidence.partition_table_uuid =
@@ -377,17 +373,28 @@ impl Hardware for Linux {
                 .collect();
         }
         device.evidence.backing_file_inode = content.loop_inode.clone();
-        self.judge_use(&mut device, &tree, tree_ok, &content, around);
+        let looks_free = free && content.findings.as_ref().and_then(Findings::blank) == Some(true);
+        let exclusive = match looks_free.then(|| self.exclusive(&device)) {
+            Some(Err(fault)) => {
+                content.faults.push(fault);
+                None
+            }
+            tried => tried.and_then(Result::ok),
+        };
+        self.judge_use(&mut device, &tree, tree_ok, &content, exclusive, around);
         device.faults.extend(content.faults);
         if depth.health {
             let asked = self.ask(&device, now);
             self.memory.lock().entry(name.to_owned()).or_default().asked = Some(asked);
         }
         self.add_health(&mut device);
-        // Another medium may have come under the name meanwhile: then this is a mixture, and its event is on the way.
-        if self.sys.attr(name, "diskseq").and_then(|text| text.parse().ok()) != device.disk_sequence {
+        // Another medium may have come under the name meanwhile: then this is a mixture of two drives, of which
+        // nothing may be believed or remembered together; its event is on the way.
+        if self.sys.disk_sequence(name) != device.disk_sequence {
             self.memory.lock().remove(name);
-            device.usage.blank = device.usage.blank.filter(|blank| !blank);
+            device.evidence = Evidence::default();
+            device.usage = Usage::default();
+            device.health = None;
             device.faults.push(Fault::failed(
                 Probe::Sysfs,
                 name,
@@ -436,7 +443,7 @@ impl Hardware for Linux {
 
     fn settled(&self, name: &str) -> bool {
         match self.sys.number_of(name) {
-            Some((major, minor)) => self.udev.settled(major, minor),
+            Some((major, minor)) => self.udev.settled(major, minor, self.sys.disk_sequence(name)),
             None => true,
         }
     }
@@ -448,6 +455,14 @@ impl Hardware for Linux {
     fn watched_tables(&self) -> Vec<PathBuf> {
         mounts::watched(&self.config.host_root)
     }
+}
+
+fn unread(device: &Device, what: &str, error: &io::Error) -> Fault {
+    Fault::failed(
+        Probe::Signatures,
+        &device.name,
+        format!("{what} {}: {error}", device.dev_path),
+    )
 }
 
 impl Linux {

@@ -1,12 +1,12 @@
 //! Runs one outside program to its end, bounded in time and in output.
 //!
 //! Nothing is run while the node is idle: the callers decide when, and this only how. A program that hangs (on a
-//! dying drive) is killed; should even that not end it, it is left to the kernel and never waited for.
+//! dying drive) is killed; should even that not end it, nobody waits for it but a thread that takes note of its end.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// Longest that a health program may take: a drive in error recovery may need half a minute.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_OUTPUT: usize = 4 << 20;
+/// How long a killed one is waited for.
+const DEATH: Duration = Duration::from_secs(1);
+/// A thread that only waits for one.
+const REAPER_STACK_BYTES: usize = 64 << 10;
 
 /// What a program answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,23 +61,32 @@ fn run_at(path: &std::path::Path, arguments: &[&str], timeout: Duration) -> io::
         .stdout
         .take()
         .ok_or_else(|| io::Error::other("no pipe"))
-        .and_then(|mut pipe| read_until(&mut pipe, deadline));
-    let ended = answer.is_ok() && wait_until(&mut child, deadline)?;
-    if !ended {
-        let _ = child.kill();
-        // In uninterruptible sleep it does not even die: give it a moment, and leave the rest to the kernel.
-        wait_until(&mut child, Instant::now() + Duration::from_secs(1))?;
+        .and_then(|mut pipe| read_until(&mut pipe, deadline))
+        .and_then(|stdout| Ok((stdout, wait_until(&mut child, deadline)?)));
+    if let Ok((stdout, Some(status))) = answer {
+        let status = status.code();
+        return Ok(Output { status, stdout });
     }
-    let stdout = answer?;
-    match child.try_wait()? {
-        Some(status) if ended => Ok(Output {
-            status: status.code(),
-            stdout,
-        }),
-        _ => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no answer within {} s", timeout.as_secs()),
-        )),
+    end(child, DEATH);
+    Err(answer.err().unwrap_or_else(|| {
+        let detail = format!("no answer within {} s", timeout.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, detail)
+    }))
+}
+
+/// Kills it. In uninterruptible sleep it does not even die: after a moment the rest is left to a thread.
+fn end(mut child: Child, patience: Duration) {
+    let _ = child.kill();
+    if matches!(wait_until(&mut child, Instant::now() + patience), Ok(Some(_))) {
+        return;
+    }
+    let id = child.id();
+    let reaper = std::thread::Builder::new()
+        .name("reaper".into())
+        .stack_size(REAPER_STACK_BYTES)
+        .spawn(move || child.wait().map(drop));
+    if let Err(error) = reaper {
+        tracing::warn!(pid = id, %error, "a killed program is not waited for");
     }
 }
 
@@ -94,17 +107,18 @@ fn read_until(pipe: &mut (impl Read + AsFd), deadline: Instant) -> io::Result<Ve
     }
 }
 
-fn wait_until(child: &mut std::process::Child, deadline: Instant) -> io::Result<bool> {
-    if child.try_wait()?.is_some() {
-        return Ok(true);
+/// How it ended; none where it has not by then.
+fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(Some(status));
     }
     let pid = i32::try_from(child.id())
         .ok()
         .and_then(rustix::process::Pid::from_raw);
-    let Some(pid) = pid else { return Ok(false) };
+    let Some(pid) = pid else { return Ok(None) };
     let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     readable(watch.as_fd(), deadline)?;
-    Ok(child.try_wait()?.is_some())
+    child.try_wait()
 }
 
 fn readable(fd: std::os::fd::BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
@@ -144,6 +158,20 @@ mod tests {
         for script in ["exec sleep 600", "exec >&-; exec sleep 600"] {
             let error = run_at(Path::new("/bin/sh"), &["-c", script], Duration::from_millis(50)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_killed_program_is_reaped_also_where_nobody_waits_for_it() {
+        for patience in [Duration::ZERO, DEATH] {
+            let child = Command::new("/bin/sleep").arg("600").spawn().unwrap();
+            let own = PathBuf::from(format!("/proc/{}", child.id()));
+            end(child, patience);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while own.exists() {
+                assert!(Instant::now() < deadline, "a zombie is left");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! It is read again at every rescan and whenever a probe is asked for; while it cannot be read, the last good
-//! picture stays and a fault says why. It never touches a device.
+//! picture stays and a fault says why. It never touches a device, and neither does `member`, which refuses every order
+//! then: a drive of the file may look like one of the machine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

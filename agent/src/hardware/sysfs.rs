@@ -179,6 +179,11 @@ impl Sysfs {
             .collect()
     }
 
+    /// Another one means another medium under the same name; none before Linux 5.15.
+    pub(super) fn disk_sequence(&self, name: &str) -> Option<u64> {
+        self.number(name, "diskseq")
+    }
+
     /// Everything that `/sys` says of a whole device; none where it is not there.
     pub(super) fn device(&self, name: &str) -> Option<Device> {
         let (major, minor) = self.number_of(name)?;
@@ -191,7 +196,7 @@ impl Sysfs {
             dev_path: format!("/dev/{}", name.replace('!', "/")),
             major,
             minor,
-            disk_sequence: self.number(name, "diskseq"),
+            disk_sequence: self.disk_sequence(name),
             size_bytes: self
                 .number::<u64>(name, "size")
                 .and_then(|sectors| sectors.checked_mul(512)),

@@ -1,5 +1,6 @@
 //! udevd's database, `/run/udev/data/b<major>:<minor>`: only a second opinion, and missing on machines without
-//! udevd. The kernel's own attributes go first.
+//! udevd. The kernel's own attributes go first. A number is given to one device after another, and udevd needs a
+//! while to file the new one: an entry that names the disk sequence number of another device is passed over.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,22 +19,39 @@ impl Udev {
         }
     }
 
-    /// Properties of a device; empty where udevd has none.
-    pub(super) fn properties(&self, major: u32, minor: u32) -> BTreeMap<String, String> {
-        fs::read(self.file(major, minor))
-            .map(|bytes| parse(&String::from_utf8_lossy(&bytes)))
+    /// Properties of the device with this disk sequence number; empty where udevd has none.
+    pub(super) fn properties(
+        &self,
+        major: u32,
+        minor: u32,
+        sequence: Option<u64>,
+    ) -> BTreeMap<String, String> {
+        self.entry(major, minor, sequence)
+            .map(|text| parse(&text))
             .unwrap_or_default()
     }
 
     /// udevd has filed this device and is not working on anything; true where no udevd runs.
-    pub(super) fn settled(&self, major: u32, minor: u32) -> bool {
+    pub(super) fn settled(&self, major: u32, minor: u32, sequence: Option<u64>) -> bool {
         !self.root.join("control").exists()
-            || (self.file(major, minor).exists() && !self.root.join("queue").exists())
+            || (self.entry(major, minor, sequence).is_some() && !self.root.join("queue").exists())
+    }
+
+    fn entry(&self, major: u32, minor: u32, sequence: Option<u64>) -> Option<String> {
+        let bytes = fs::read(self.file(major, minor)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| is_of(text, sequence))
     }
 
     fn file(&self, major: u32, minor: u32) -> PathBuf {
         self.root.join(format!("data/b{major}:{minor}"))
     }
+}
+
+/// No line `S:disk/by-diskseq/N` names another device; an older udevd writes none.
+fn is_of(text: &str, sequence: Option<u64>) -> bool {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("S:disk/by-diskseq/"))
+        .all(|named| named.parse().ok() == sequence)
 }
 
 /// Lines `E:KEY=VALUE` of a database file.
@@ -57,16 +75,37 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_of_the_device_before_is_not_believed() {
+        let root = tempfile::tempdir().unwrap();
+        let udev = Udev::new(root.path());
+        fs::create_dir_all(root.path().join("run/udev/data")).unwrap();
+        fs::write(root.path().join("run/udev/control"), "").unwrap();
+        let file = |text: &str| fs::write(root.path().join("run/udev/data/b8:0"), text).unwrap();
+        let known = |sequence| {
+            let serial = udev.properties(8, 0, sequence).contains_key("ID_SERIAL_SHORT");
+            (serial, udev.settled(8, 0, sequence))
+        };
+        file("S:disk/by-id/usb-x\nS:disk/by-diskseq/12\nI:456\nE:ID_SERIAL_SHORT=S1\n");
+        assert_eq!(known(Some(12)), (true, true));
+        assert_eq!(known(Some(13)), (false, false));
+        assert_eq!(known(Some(1)), (false, false));
+        assert_eq!(known(None), (false, false));
+        file("S:disk/by-id/usb-x\nI:456\nE:ID_SERIAL_SHORT=S1\n");
+        assert_eq!(known(Some(13)), (true, true), "an older udevd does not say");
+        assert_eq!(known(None), (true, true));
+    }
+
+    #[test]
     fn without_udevd_everything_is_settled() {
         let root = tempfile::tempdir().unwrap();
         let udev = Udev::new(root.path());
-        assert!(udev.settled(8, 0));
+        assert!(udev.settled(8, 0, None));
         fs::create_dir_all(root.path().join("run/udev/data")).unwrap();
         fs::write(root.path().join("run/udev/control"), "").unwrap();
-        assert!(!udev.settled(8, 0), "udevd runs and has not filed it");
+        assert!(!udev.settled(8, 0, None), "udevd runs and has not filed it");
         fs::write(root.path().join("run/udev/data/b8:0"), "E:A=1").unwrap();
-        assert!(udev.settled(8, 0));
+        assert!(udev.settled(8, 0, None));
         fs::write(root.path().join("run/udev/queue"), "").unwrap();
-        assert!(!udev.settled(8, 0), "udevd is at work");
+        assert!(!udev.settled(8, 0, None), "udevd is at work");
     }
 }

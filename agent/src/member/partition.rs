@@ -8,8 +8,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::mark::{self, FoundMark, Geometry, MarkError};
@@ -64,8 +67,23 @@ pub(super) struct OpenDrive {
     pub geometry: Geometry,
 }
 
+/// Opens a whole block device to write to it, alone. A look of ours or of udevd's holds it for moments: so long it is tried.
+pub(super) fn open_alone(path: &Path, patience: Duration) -> Result<OpenDrive, PartitionError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match open(path, true, OFlags::EXCL | OFlags::CLOEXEC) {
+            Err(PartitionError::Open(_, error))
+                if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(50));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Opens a whole block device with these extra flags and reads its numbers from the descriptor.
-pub(super) fn open(path: &Path, write: bool, flags: rustix::fs::OFlags) -> Result<OpenDrive, PartitionError> {
+pub(super) fn open(path: &Path, write: bool, flags: OFlags) -> Result<OpenDrive, PartitionError> {
     let failed = |error| PartitionError::Open(path.to_owned(), error);
     let flags = i32::try_from(flags.bits())
         .map_err(io::Error::other)

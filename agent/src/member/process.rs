@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::mount::DATA;
 use super::store::MemberSpec;
@@ -59,6 +61,8 @@ pub(super) struct Running {
     pub pid: u32,
     /// What it was started with, without the program.
     pub arguments: Vec<String>,
+    /// When it was started.
+    pub started: Instant,
     pidfd: AsyncFd<OwnedFd>,
     /// Where this agent started it itself: to be reaped.
     child: Option<Child>,
@@ -179,14 +183,20 @@ pub(super) fn start(
     Ok(Running {
         pid,
         arguments,
+        started: Instant::now(),
         pidfd,
         child: Some(child),
     })
 }
 
 /// Finds the member's process in the process table: one that an earlier agent started.
+///
+/// Command lines are read of processes only that may be one, by their program's name or by the folder they were started
+/// in (the name may have been another then): reading that of a process that hangs in the kernel may never come back.
 pub(super) fn find(config: &MemberConfig, id: MemberId) -> io::Result<Vec<Running>> {
     let wanted = data_argument(&config.mount_point(id));
+    let name = config.weed_program.file_name().unwrap_or_default().as_bytes();
+    let folder = config.data_dir.canonicalize().ok();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
@@ -196,22 +206,54 @@ pub(super) fn find(config: &MemberConfig, id: MemberId) -> io::Result<Vec<Runnin
         else {
             continue;
         };
-        if !is_server(&command_line(pid), &wanted) {
+        if !may_be(Path::new("/proc"), pid, name, folder.as_deref())
+            || !is_server(&command_line(pid), &wanted)
+        {
             continue;
         }
         // The identity is read once more behind the pidfd, which cannot come to mean another process.
         let Ok(pidfd) = open_pidfd(pid) else { continue };
         let line = command_line(pid);
         if is_server(&line, &wanted) && !is_zombie(pid) {
+            let now = Instant::now();
             found.push(Running {
                 pid,
                 arguments: line.into_iter().skip(1).collect(),
+                started: now.checked_sub(age(pid)).unwrap_or(now),
                 pidfd,
                 child: None,
             });
         }
     }
     Ok(found)
+}
+
+/// Whether a process has the program's name, as far as the kernel keeps it, or works in this folder.
+fn may_be(proc: &Path, pid: u32, name: &[u8], folder: Option<&Path>) -> bool {
+    const KEPT: usize = 15;
+    let process = proc.join(pid.to_string());
+    let comm = fs::read(process.join("comm")).unwrap_or_default();
+    comm.strip_suffix(b"\n") == Some(name.get(..KEPT).unwrap_or(name))
+        || folder.is_some_and(|folder| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder))
+}
+
+/// How long ago a process was started; zero where that cannot be told.
+fn age(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    ticks
+        .and_then(|ticks| age_of(&stat, &uptime, u64::try_from(ticks).ok()?))
+        .unwrap_or_default()
+}
+
+fn age_of(stat: &str, uptime: &str, ticks_per_second: u64) -> Option<Duration> {
+    // Field 22; the second one, in brackets, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: u64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let seconds = uptime.split(['.', ' ']).next()?.parse::<u64>().ok()?;
+    let started = ticks.checked_div(ticks_per_second)?;
+    Some(Duration::from_secs(seconds.saturating_sub(started)))
 }
 
 fn command_line(pid: u32) -> Vec<String> {
@@ -388,6 +430,39 @@ mod tests {
         ));
         assert!(!is_server(&line("weed volume -dir=/d/a/data2"), "-dir=/d/a/data"));
         assert!(!is_server(&line("grep -dir=/d/a/data"), "-dir=/d/a/data"));
+    }
+
+    #[test]
+    fn only_the_program_or_what_works_in_the_folder_is_looked_into() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("data");
+        let process = |pid: u32, comm: &str, cwd: &Path| {
+            let own = root.path().join(pid.to_string());
+            fs::create_dir(&own).unwrap();
+            fs::write(own.join("comm"), format!("{comm}\n")).unwrap();
+            std::os::unix::fs::symlink(cwd, own.join("cwd")).unwrap();
+        };
+        process(1, "weed", Path::new("/"));
+        process(2, "postgres", Path::new("/"));
+        process(3, "weed-4.48", &folder);
+        process(4, "a-name-of-more-", Path::new("/"));
+        let may_be = |pid, name: &str| may_be(root.path(), pid, name.as_bytes(), Some(&folder));
+        assert!(may_be(1, "weed"));
+        assert!(!may_be(2, "weed") && !may_be(2, "") && !may_be(2, "post"));
+        assert!(may_be(3, "weed"), "an earlier agent called it otherwise");
+        assert!(may_be(4, "a-name-of-more-than-fifteen"));
+        assert!(!may_be(5, "weed"), "it has ended");
+    }
+
+    #[test]
+    fn the_age_of_a_process_is_read_behind_whatever_it_is_called() {
+        let stat = "7 (we ) ed) S 1 7 7 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 9 0 12345 1 1";
+        assert_eq!(age_of(stat, "1000.57 3.2\n", 100), Some(Duration::from_secs(877)));
+        assert_eq!(age_of(stat, "100.57 3.2\n", 100), Some(Duration::ZERO));
+        assert_eq!(age_of("7 (weed) S", "1000.57", 100), None);
+        assert_eq!(age_of(stat, "", 100), None);
+        assert!(age(std::process::id()) < Duration::from_secs(3_600));
+        assert!(age(1) >= age(std::process::id()));
     }
 
     #[test]

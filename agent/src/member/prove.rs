@@ -14,9 +14,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
-
-use rustix::fs::OFlags;
+use std::time::{Duration, Instant};
 
 use super::direct::Direct;
 use super::expected::disagreement;
@@ -29,6 +27,9 @@ use crate::hardware::{Depth, Device, FaultKind, Hardware, HolderKind, Probe, Zon
 /// Room that `mkfs.xfs` insists on (300 MiB), and the mark and some data.
 const SMALLEST_XFS: u64 = 512 << 20;
 const SMALLEST_EXT4: u64 = 64 << 20;
+
+/// A probe of ours, or udevd, holds a drive no longer.
+const A_LOOK: Duration = Duration::from_millis(300);
 
 /// A drive, held exclusively, on which nothing is, or nothing but (part of) the mark that is to be written.
 #[derive(Debug)]
@@ -195,7 +196,7 @@ impl Proof<'_> {
 
     fn open_exclusively(&self, name: &str) -> Result<OpenDrive, MemberError> {
         let path = self.config.host(&format!("/dev/{name}"));
-        partition::open(&path, true, OFlags::EXCL | OFlags::CLOEXEC).map_err(|error| match error {
+        partition::open_alone(&path, A_LOOK).map_err(|error| match error {
             PartitionError::Open(_, error) => cannot_open(name, &error),
             other => MemberError::refused("Unsuitable", format!("{other}; nothing was written")),
         })

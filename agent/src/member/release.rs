@@ -3,12 +3,12 @@
 //! Recorded first, so that a crash at any moment is followed by the rest; done again it changes nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use super::mark::{self, MarkError, MarkImage};
-use super::partition::{self, OpenDrive, PartitionError};
+use super::partition;
 use super::store::Phase;
 use super::supervise::{Context, Supervisor};
 use super::{MemberError, MemberId, MemberReport, MemberState, expected, fault, mount, prepare};
@@ -159,7 +159,9 @@ fn find(context: &Context, inventory: &Inventory, id: MemberId, below: Option<St
 
 /// Changes the partition's type in both copies of the table, through one exclusively opened descriptor.
 fn mark_released(context: &Context, disk: &str, id: MemberId) -> Result<(), MemberError> {
-    let drive = open_exclusively(context, disk)?;
+    let path = context.config.host(&format!("/dev/{disk}"));
+    let drive = partition::open_alone(&path, PATIENCE)
+        .map_err(|error| MemberError::transient("InUse", error.to_string()))?;
     let refused = |error: MarkError| {
         MemberError::transient(
             "MarkNotWritten",
@@ -181,21 +183,4 @@ fn mark_released(context: &Context, disk: &str, id: MemberId) -> Result<(), Memb
     write().map_err(refused)?;
     fault::point("member-release-written");
     Ok(())
-}
-
-fn open_exclusively(context: &Context, disk: &str) -> Result<OpenDrive, MemberError> {
-    let path = context.config.host(&format!("/dev/{disk}"));
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match partition::open(&path, true, OFlags::EXCL | OFlags::CLOEXEC) {
-            Ok(drive) => return Ok(drive),
-            Err(PartitionError::Open(_, error))
-                if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
-                    && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(error) => return Err(MemberError::transient("InUse", error.to_string())),
-        }
-    }
 }

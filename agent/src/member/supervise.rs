@@ -1,6 +1,7 @@
 //! One task for each member: takes its orders, looks at it, and keeps it as it should be.
 //!
-//! It never waits for a drive itself: everything that touches one goes through its [`Worker`].
+//! It never waits for a drive itself: everything that touches one goes through its [`Worker`]. So does reading the
+//! process table, where a process of anybody may hang.
 
 mod serving;
 
@@ -28,7 +29,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// Preparing a large drive takes a while; a hung one takes for ever.
 const PREPARE_LIMIT: Duration = Duration::from_secs(300);
 
-/// Between two questions to a process that is starting.
+/// Between two questions to a process that has just been started.
 const STARTING_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What all members of a node share.
@@ -69,13 +70,19 @@ pub(super) struct Supervisor {
     pub spec: Option<MemberSpec>,
     pub inventory: watch::Receiver<Arc<Inventory>>,
     pub worker: Worker,
+    /// Reads the process table.
+    table: Worker,
     process: Option<Running>,
     /// Kernel name of the drive it was on last.
     disk: Option<String>,
     retry: Retry,
     not_before: Option<Instant>,
+    /// When the process started.
     started: Instant,
     answered: bool,
+    /// Its last good answer; before the first one, when it became known here.
+    well_at: Instant,
+    /// Questions since.
     unanswered: u32,
     /// How the process ended the last time, until it is well again.
     ended: Option<String>,
@@ -94,12 +101,14 @@ impl Supervisor {
             spec,
             inventory,
             worker: Worker::default(),
+            table: Worker::default(),
             process: None,
             disk: None,
             retry: Retry::default(),
             not_before: None,
             started: Instant::now(),
             answered: false,
+            well_at: Instant::now(),
             unanswered: 0,
             ended: None,
         }
@@ -157,7 +166,9 @@ impl Supervisor {
     fn wait(&self) -> Duration {
         let now = Instant::now();
         match (&self.process, self.not_before) {
-            (Some(_), _) if !self.answered => STARTING_INTERVAL,
+            (Some(_), _) if !self.answered && self.started.elapsed() < serving::START_USUAL => {
+                STARTING_INTERVAL
+            }
             (None, Some(at)) => at
                 .saturating_duration_since(now)
                 .min(self.context.config.check_interval),

@@ -36,6 +36,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(self.dev()).output();
         let _ = Command::new("losetup").args(["--detach", &self.dev()]).status();
     }
 }
@@ -95,10 +96,9 @@ fn a_machine_without_sys_is_a_fault_and_not_an_empty_list() {
     );
 }
 
-#[test]
-fn a_device_that_cannot_be_opened_is_shown_with_its_faults_and_is_not_blank() {
-    let root = tempfile::tempdir().unwrap();
-    let sys = root.path().join("sys");
+/// A disk `sda` of 1 MiB in a `/sys` below this folder; its own folder.
+fn sda(root: &Path) -> PathBuf {
+    let sys = root.join("sys");
     let own = sys.join("devices/pci0/ata1/host0/target0:0:0/0:0:0:0/block/sda");
     std::fs::create_dir_all(own.join("queue")).unwrap();
     std::fs::create_dir_all(own.join("holders")).unwrap();
@@ -108,6 +108,13 @@ fn a_device_that_cannot_be_opened_is_shown_with_its_faults_and_is_not_blank() {
     }
     std::fs::write(own.join("dev"), "8:0").unwrap();
     std::fs::write(own.join("size"), "2048").unwrap();
+    own
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_is_shown_with_its_faults_and_is_not_blank() {
+    let root = tempfile::tempdir().unwrap();
+    sda(root.path());
     let config = LinuxConfig {
         host_root: root.path().to_owned(),
         ..LinuxConfig::default()
@@ -116,6 +123,36 @@ fn a_device_that_cannot_be_opened_is_shown_with_its_faults_and_is_not_blank() {
     assert_eq!((device.size_bytes, device.usage.blank), (Some(1 << 20), None));
     let faults: Vec<_> = device.faults.iter().map(|fault| fault.probe).collect();
     assert_eq!(faults, [Probe::Sysfs, Probe::Signatures], "{:?}", device.faults);
+}
+
+#[test]
+fn of_a_drive_that_was_exchanged_during_the_probe_nothing_is_told_that_would_mix_two() {
+    let root = tempfile::tempdir().unwrap();
+    let own = sda(root.path());
+    let sequence = own.join("diskseq");
+    std::fs::write(&sequence, "7").unwrap();
+    std::fs::create_dir(own.join("device")).unwrap();
+    std::fs::write(own.join("device/wwid"), "naa.5000c500a1b2c3d4").unwrap();
+    let linux = Linux::new(LinuxConfig {
+        host_root: root.path().to_owned(),
+        ..LinuxConfig::default()
+    });
+    let before = probe(&linux, "sda");
+    assert_ne!(before.evidence, Evidence::default());
+    // The counters are read between the identity and the contents: whoever reads them waits here for the exchange.
+    let counters = own.join("stat");
+    run("mkfifo", &[counters.to_str().unwrap()]);
+    let exchange = std::thread::spawn(move || {
+        let mut waiting = OpenOptions::new().write(true).open(&counters).unwrap();
+        std::fs::write(&sequence, "8").unwrap();
+        std::io::Write::write_all(&mut waiting, b"0 0 0 0 0 0 0").unwrap();
+    });
+    let device = probe(&linux, "sda");
+    exchange.join().unwrap();
+    assert_eq!(device.evidence, Evidence::default());
+    assert_eq!(device.usage, Usage::default());
+    let fault = device.faults.last().unwrap();
+    assert_eq!(fault.detail, "the medium was exchanged during the probe");
 }
 
 #[test]
@@ -242,16 +279,29 @@ fn a_device_that_somebody_holds_exclusively_is_not_blank() {
     );
     assert_eq!(found.usage.holders[0].kind, HolderKind::Exclusive);
     drop(held);
-    let again = linux.probe(
-        &device.name,
-        &linux.surroundings(),
-        Depth {
-            reread: true,
-            health: false,
-        },
-        Instant::now(),
+    // Nothing was written meanwhile, and nothing announced it.
+    let again = probe(&linux, &device.name);
+    assert_eq!(
+        (again.usage.blank, again.usage.exclusive_open_ok),
+        (Some(true), Some(true))
     );
-    assert_eq!(again.unwrap().usage.blank, Some(true));
+    assert_eq!(again.usage.holders, []);
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(device.dev())
+        .unwrap();
+    assert_eq!(probe(&linux, &device.name).usage.blank, Some(false));
+    drop(held);
+
+    // To look is no event: probes would follow probes for ever.
+    let monitor = crate::hardware::uevent::Monitor::listen().unwrap();
+    for _ in 0..20 {
+        assert_eq!(probe(&linux, &device.name).usage.blank, Some(true));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let (events, _) = monitor.drain();
+    assert!(events.iter().all(|event| event.disk != device.name), "{events:?}");
 }
 
 /// A child that is killed at the end.

@@ -10,15 +10,62 @@ use crate::member::process::{self, ProcessError, Running};
 use crate::member::store::MemberSpec;
 use crate::member::{MemberError, MemberState, fault};
 
-/// Questions without an answer after which a process that answered before is said to be ill.
-const UNANSWERED_ILL: u32 = 3;
+/// How long after its last good answer a process is said to be ill, and after which it is stopped and started again.
+const SILENT_ILL: Duration = Duration::from_secs(15);
+const SILENT_HUNG: Duration = Duration::from_secs(60);
 
-/// And after which it is stopped and started again. A start may take that many longer ones.
-const UNANSWERED_HUNG: u32 = 12;
-const UNANSWERED_AT_START: u32 = 300;
+/// Questions that it must have left unanswered at the least: this agent may have stood still itself.
+const UNANSWERED: u32 = 3;
+
+/// How long a process may take to its first good answer: SeaweedFS loads every index before it answers, which takes
+/// minutes where volumes are large and many.
+const START_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// A start that takes longer is said to, and asked about less often.
+pub(super) const START_USUAL: Duration = Duration::from_secs(60);
 
 /// A process that ran that long ran well.
 const RAN_WELL: Duration = Duration::from_secs(60);
+
+/// What to make of a process that does not answer that it is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// It has not answered yet, and may still.
+    Starting,
+    /// Too early to say.
+    Short,
+    /// It is to be said.
+    Ill,
+    /// It is to be stopped.
+    Hung,
+}
+
+/// By time, not by questions: each new picture spends one. Pure.
+fn judge_silence(answered: bool, running: Duration, silent: Duration, unanswered: u32) -> Silence {
+    // An adopted process may have started long ago.
+    let hung = unanswered >= UNANSWERED && silent >= SILENT_HUNG;
+    match answered {
+        false if hung && running >= START_LIMIT => Silence::Hung,
+        false => Silence::Starting,
+        true if hung => Silence::Hung,
+        true if unanswered >= UNANSWERED && silent >= SILENT_ILL => Silence::Ill,
+        true => Silence::Short,
+    }
+}
+
+/// Changes once a minute at most.
+fn starting(running: Duration) -> String {
+    let usual = "the storage process is starting";
+    match running.as_secs() / 60 {
+        _ if running < START_USUAL => usual.to_owned(),
+        _ if running >= START_LIMIT => "the storage process has not answered this agent yet".to_owned(),
+        minutes => format!(
+            "{usual}, for {minutes} min now: large volumes take a while to load; after {} min without an answer it \
+             is started again",
+            START_LIMIT.as_secs() / 60
+        ),
+    }
+}
 
 impl Supervisor {
     /// The file system is right: keeps one process running on it.
@@ -51,7 +98,7 @@ impl Supervisor {
 
     fn well(&mut self) {
         self.answered = true;
-        self.unanswered = 0;
+        (self.well_at, self.unanswered) = (Instant::now(), 0);
         self.ended = None;
         if self.started.elapsed() >= RAN_WELL {
             self.retry.forget();
@@ -60,31 +107,30 @@ impl Supervisor {
     }
 
     async fn not_well(&mut self, answer: &str) {
-        self.unanswered += 1;
-        if !self.answered {
-            if let Some(ended) = self.ended.clone() {
-                self.say(MemberState::Failed, "ProcessExited", &ended);
-            } else {
-                self.say(
-                    MemberState::Stopped,
-                    "ProcessStarting",
-                    "the storage process is starting",
-                );
+        self.unanswered = self.unanswered.saturating_add(1);
+        let (running, silent) = (self.started.elapsed(), self.well_at.elapsed());
+        match judge_silence(self.answered, running, silent, self.unanswered) {
+            Silence::Starting => match self.ended.clone().filter(|_| running < START_USUAL) {
+                Some(ended) => self.say(MemberState::Failed, "ProcessExited", &ended),
+                None => self.say(MemberState::Stopped, "ProcessStarting", &starting(running)),
+            },
+            Silence::Short => {}
+            Silence::Ill => {
+                let message = format!("the storage process does not answer that it is well: {answer}");
+                self.say(MemberState::Failed, "ProcessNotAnswering", &message);
             }
-        } else if self.unanswered >= UNANSWERED_ILL {
-            let message = format!("the storage process does not answer that it is well: {answer}");
-            self.say(MemberState::Failed, "ProcessNotAnswering", &message);
-        }
-        let most = if self.answered {
-            UNANSWERED_HUNG
-        } else {
-            UNANSWERED_AT_START
-        };
-        if self.unanswered >= most {
-            self.stop_process().await;
-            self.delay(format!(
-                "the storage process was stopped: it did not answer ({answer})"
-            ));
+            Silence::Hung => {
+                self.stop_process().await;
+                if self.is_running() {
+                    let message = format!(
+                        "the storage process does not answer ({answer}) and cannot be stopped; check the drive"
+                    );
+                    return self.say(MemberState::Failed, "ProcessStuck", &message);
+                }
+                self.delay(format!(
+                    "the storage process was stopped: it did not answer ({answer})"
+                ));
+            }
         }
     }
 
@@ -110,8 +156,21 @@ impl Supervisor {
         if self.process.is_some() {
             return Ok(());
         }
-        let mut found = process::find(&self.context.config, self.id)
-            .map_err(|error| MemberError::transient("ProcessTable", error.to_string()))?;
+        let (context, id) = (Arc::clone(&self.context), self.id);
+        // Not by the drive's worker: neither may hold up the other.
+        let found = self
+            .table
+            .run(LOOK_LIMIT, move || process::find(&context.config, id))
+            .await;
+        let unread = |why: &str| {
+            let message = format!("the storage process cannot be looked for in the process table: {why}");
+            MemberError::transient("ProcessTable", message)
+        };
+        let mut found = found
+            .map_err(|_| {
+                unread("a process of this machine does not answer the kernel; look for one that hangs")
+            })?
+            .map_err(|error| unread(&error.to_string()))?;
         for surplus in found.iter_mut().skip(1) {
             surplus
                 .stop()
@@ -126,10 +185,10 @@ impl Supervisor {
     }
 
     fn took_over(&mut self, running: Running) {
+        self.started = running.started;
         self.process = Some(running);
-        self.started = Instant::now();
         self.answered = false;
-        self.unanswered = 0;
+        (self.well_at, self.unanswered) = (Instant::now(), 0);
         self.not_before = None;
     }
 
@@ -155,9 +214,11 @@ impl Supervisor {
         let Some(mut running) = self.process.take() else {
             return;
         };
-        self.answered = false;
+        let answered = std::mem::take(&mut self.answered);
         if let Err(error) = running.stop().await {
             tracing::warn!(member = %self.id, %error, "storage process not stopped");
+            // It is not starting, and is to be stopped again.
+            self.answered = answered;
             self.process = Some(running);
         }
     }
@@ -208,4 +269,47 @@ fn launch(context: &Context, mut spec: MemberSpec) -> Result<(MemberSpec, Runnin
     let running = process::start(&context.config, &spec, ports)?;
     fault::point("member-process-started");
     Ok((spec, running))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_start_may_take_half_an_hour_however_often_it_is_asked() {
+        for running in [1, 61, 180, 30 * 60 - 1] {
+            let judged = judge_silence(false, seconds(running), seconds(running), 9_000);
+            assert_eq!(judged, Silence::Starting, "{running} s");
+        }
+        let late = seconds(30 * 60);
+        assert_eq!(judge_silence(false, late, late, 300), Silence::Hung);
+        // Adopted: it began long ago, and has just been asked for the first time.
+        assert_eq!(judge_silence(false, late, seconds(1), 5), Silence::Starting);
+        assert_eq!(judge_silence(false, late, seconds(60), 12), Silence::Hung);
+    }
+
+    #[test]
+    fn a_process_that_answered_hangs_after_a_minute_and_not_after_many_questions() {
+        let judged = |silent, unanswered| judge_silence(true, seconds(3_600), seconds(silent), unanswered);
+        assert_eq!(judged(2, 500), Silence::Short, "pictures were published");
+        assert_eq!(judged(15, 3), Silence::Ill);
+        assert_eq!(judged(59, 500), Silence::Ill);
+        assert_eq!(judged(60, 9), Silence::Hung);
+        // The agent stood still.
+        assert_eq!(judged(3_600, 1), Silence::Short);
+        assert_eq!(judged(3_600, 3), Silence::Hung);
+    }
+
+    #[test]
+    fn a_long_start_says_how_long_once_a_minute() {
+        assert_eq!(starting(seconds(59)), "the storage process is starting");
+        assert!(starting(seconds(60)).contains(" 1 min now"));
+        assert_eq!(starting(seconds(120)), starting(seconds(179)));
+        assert!(starting(seconds(180)).contains(" 3 min now"));
+        assert!(!starting(seconds(86_400)).contains(" min"));
+    }
 }
