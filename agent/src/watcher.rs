@@ -359,7 +359,9 @@ impl Watcher {
             );
         }
         if let Some(left) = &mut self.first_round {
-            *left = names.clone();
+            // One that is known to be stuck is not waited for again.
+            let waited_for = names.iter().filter(|name| !self.schedule.is_done(name));
+            *left = waited_for.cloned().collect();
             if left.is_empty() {
                 self.first_round = None;
             }

@@ -41,7 +41,7 @@ use super::{
 #[x_kube(validation = ("(has(self.tier) ? self.tier : '') == (has(oldSelf.tier) ? oldSelf.tier : '')", "tier cannot be changed: make another claim"))]
 #[x_kube(validation = ("has(self.redundancy) == has(oldSelf.redundancy) && (!has(self.redundancy) || self.redundancy == oldSelf.redundancy)", "redundancy cannot be changed: make another claim"))]
 #[x_kube(validation = ("(has(self.reclaimPolicy) ? self.reclaimPolicy : '') == (has(oldSelf.reclaimPolicy) ? oldSelf.reclaimPolicy : '')", "reclaimPolicy cannot be changed on the claim: change it on its UnifiedVolume"))]
-#[x_kube(validation = ("isQuantity(self.capacity) && quantity(self.capacity).sign() > 0 && quantity(self.capacity).compareTo(quantity('8Pi')) <= 0", "capacity must be a size from 1 byte to 8Pi: write 10Gi"))]
+#[x_kube(validation = ("isQuantity(self.capacity) && quantity(self.capacity).compareTo(quantity('0')) > 0 && quantity(self.capacity).compareTo(quantity('8Pi')) <= 0", "capacity must be a size from 1 byte to 8Pi: write 10Gi"))]
 pub struct UnifiedStorageClaimSpec {
     /// block, file or object.
     pub storage_type: StorageType,

@@ -46,7 +46,7 @@ pub(super) struct VesselSpec {
     pub(super) crew: u32,
     /// How much fits in, a quantity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).sign() > 0").message("must be a positive quantity"))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && sign(quantity(self)) > 0").message("must be a positive quantity"))]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a hold cannot shrink"))]
     pub(super) hold: Option<String>,
     /// The flag it sails under.

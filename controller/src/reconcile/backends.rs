@@ -130,6 +130,21 @@ impl Backends {
         }
     }
 
+    /// As [`Self::of_pool`], for a pool that is to take drives and volumes. What lies on another one can still be removed.
+    ///
+    /// # Errors
+    /// As there, and where its name cannot be a tag of drives.
+    pub fn of_serving_pool(&self, pool: &UnifiedPool) -> Result<SeaweedFs, (&'static str, String)> {
+        if pool.metadata.name.as_deref() == Some(DEFAULT_DISKS) {
+            let words = format!(
+                "metadata.name: SeaweedFS calls every disk without a tag {DEFAULT_DISKS:?}, and a pool's drives are tagged \
+                 with its name; give the pool another name"
+            );
+            return Err(("BackendConfigWrong", words));
+        }
+        self.of_pool(pool)
+    }
+
     /// The adapter of a pool.
     ///
     /// # Errors
@@ -144,13 +159,6 @@ impl Backends {
                 );
                 return Err(("BackendNotSupported", words));
             }
-        }
-        if pool.metadata.name.as_deref() == Some(DEFAULT_DISKS) {
-            let words = format!(
-                "metadata.name: SeaweedFS calls every disk without a tag {DEFAULT_DISKS:?}, and a pool's drives are tagged \
-                 with its name; give the pool another name"
-            );
-            return Err(("BackendConfigWrong", words));
         }
         let endpoints = self.endpoints(pool);
         let mut made = self.made.lock();
@@ -304,7 +312,7 @@ mod tests {
             serde_json::json!({"poolType": "file", "backend": {"type": "seaweedfs"}, "driveSelector": {}});
         let of_pool = |name| {
             let pool = UnifiedPool::new(name, serde_json::from_value(spec.clone()).unwrap());
-            backends.of_pool(&pool).map(|_| ())
+            backends.of_serving_pool(&pool).map(|_| ())
         };
         let (reason, words) = of_pool("hdd").unwrap_err();
         assert_eq!(reason, "BackendConfigWrong");

@@ -265,6 +265,12 @@ impl Context {
         Some(since)
     }
 
+    /// What this process heard last of it, where it says that the drive is away.
+    pub(super) fn is_missing_since(&self, member: &str) -> Option<Timestamp> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.get(member).map(|(_, since)| *since)
+    }
+
     /// Wakes whom it concerns.
     pub(super) fn tell(&self, change: Change) {
         // Nobody listens while the process starts or ends.

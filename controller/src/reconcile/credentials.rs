@@ -200,10 +200,10 @@ impl Rotation {
         crate::fault::point("rotated-identity-written");
         // Removal revokes keys first: those that came after it would be good for ever.
         if let Err(going) = self.is_whole(volume).await {
-            adapter
-                .delete_identity(&volume.name_any())
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let revoked = adapter.delete_identity(&volume.name_any()).await;
+            // Where only the look failed, the volume gets its identity back out of the Secret.
+            let _ = self.changes.send(Change::Rotated(volume.name_any()));
+            revoked.map_err(|error| unavailable(&error))?;
             return Err(going);
         }
         let access = backend.access(&volume.name_any());

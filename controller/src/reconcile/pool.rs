@@ -117,7 +117,7 @@ struct Seen {
 }
 
 async fn observe(pool: &UnifiedPool, members: &[Arc<PoolMember>], context: &Context) -> Seen {
-    let adapter = match context.backends.of_pool(pool) {
+    let adapter = match context.backends.of_serving_pool(pool) {
         Ok(adapter) => adapter,
         Err((reason, words)) => {
             return Seen {

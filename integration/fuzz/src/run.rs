@@ -23,6 +23,8 @@ pub const MOST_MEMORY: usize = 64 << 20;
 const MOST_KEPT: usize = 4000;
 /// Tries to make a failing input smaller.
 const SHRINKING: usize = 1500;
+/// And how long: well below what counts as a hang.
+const SHRINKING_FOR: Duration = Duration::from_secs(20);
 
 /// The folder of what is in the repository.
 #[must_use]
@@ -188,7 +190,7 @@ pub fn shrink(target: &Target, failure: &Failure) -> Failure {
     let since = Instant::now();
     loop {
         let mut at = 0;
-        while at < best.input.len() && tries < SHRINKING && since.elapsed() < Duration::from_secs(60) {
+        while at < best.input.len() && tries < SHRINKING && since.elapsed() < SHRINKING_FOR {
             tries += 1;
             let end = (at + width).min(best.input.len());
             let mut shorter = best.input.clone();

@@ -85,10 +85,22 @@ async fn a_dead_file_system_is_told_by_member_pool_and_claim_and_heals() -> Resu
         .with_context(|| format!("no drive {device}"))?;
     let member_path = format!("poolmembers/pm-{}", text(&drive, "/id")?);
     let paths = [member_path.as_str(), "unifiedpools/demo-file", claim_path];
-    let mut before = Vec::new();
-    for path in paths {
-        before.push(cluster.object(path).await?);
-    }
+    // The claim is Ready as soon as one member serves.
+    let before = eventually(Duration::from_secs(60), "all is well", || async {
+        let mut before = Vec::new();
+        for path in paths {
+            let object = cluster.object(path).await?;
+            let phase = text(&object, "/status/phase")?;
+            ensure!(
+                matches!(phase, "Online" | "Ready"),
+                "{path} says {}",
+                says(&object)
+            );
+            before.push(object);
+        }
+        Ok(Some(before))
+    })
+    .await?;
 
     // What was not on the drive yet dies with it, here as in life.
     run(Command::new("sync").arg("-f").arg(&mounted.point))?;

@@ -152,7 +152,8 @@ pub(super) fn extension(env: &mut Env) -> Result<(), DeclarationError> {
             Ok(CowVal::owned(CelInt::from(order as i64)))
         },
     )?;
-    env.add_member_overload("sign", "quantity.sign()", q(), vec![], |args| {
+    // A function and no method, whatever its documentation says: so a real API server has it.
+    env.add_overload("sign", "sign(quantity)", vec![q()], |args| {
         Ok(CowVal::owned(CelInt::from(at(&args, 0)?.0.signum() as i64)))
     })?;
     env.add_member_overload("isInteger", "quantity.isInteger()", q(), vec![], |args| {

@@ -175,7 +175,7 @@ async fn a_rule_that_does_not_compile_is_known_at_the_start() {
     let mut crd = super::Vessel::crd();
     let text = serde_json::to_string(&crd)
         .unwrap()
-        .replace("quantity(self).sign() > 0", "quantity(self >");
+        .replace("sign(quantity(self)) > 0", "quantity(self >");
     crd = serde_json::from_str(&text).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let error = super::Embedded::open(&folder.path().join("s"), vec![crd])

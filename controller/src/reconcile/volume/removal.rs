@@ -169,7 +169,7 @@ async fn is_still_held(
     let servers: Vec<Server> = members
         .iter()
         .filter(|member| member.spec.pool == volume.spec.placement.pool)
-        .filter_map(server)
+        .filter_map(|member| server(member, context.is_missing_since(&member.spec.member_id)))
         .collect();
     let since = volume.creation_timestamp().map(|time| time.0);
     Ok(what_may_be_left(&volume.name_any(), since, &servers, &topology).map(trouble))
@@ -188,7 +188,8 @@ struct Server {
     missing_since: Option<Timestamp>,
 }
 
-fn server(member: &PoolMember) -> Option<Server> {
+/// `heard`: since when this process knows its drive to be away. What is on record may be of a time before it.
+fn server(member: &PoolMember, heard: Option<Timestamp>) -> Option<Server> {
     let status = member.status.as_ref()?;
     let may_hold = status.prepared && status.phase != MemberPhase::Released && !status.endpoint.is_empty();
     may_hold.then(|| Server {
@@ -196,7 +197,7 @@ fn server(member: &PoolMember) -> Option<Server> {
         drive: member.spec.drive_id.clone(),
         node: status.node.clone(),
         endpoint: status.endpoint.clone(),
-        missing_since: status.missing_since,
+        missing_since: status.missing_since.and(heard),
     })
 }
 
