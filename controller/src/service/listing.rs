@@ -11,6 +11,11 @@ use super::error::{ErrorKind, ServiceError};
 /// The most items of one answer, and what is answered where no limit is named.
 pub const MAX_LIMIT: u32 = 500;
 
+/// Longer than any token that a list gives: names have at most 253 characters. What is longer does not fit the address of
+/// a request.
+const LONGEST_TOKEN: usize = 4096;
+const NO_TOKEN: &str = "is not a token of this list, or too old: begin again without it";
+
 /// Which part of a list is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
@@ -31,7 +36,7 @@ impl PageRequest {
     /// At most `limit` items from where `continue_` says; absent or empty means the beginning.
     ///
     /// # Errors
-    /// `Invalid` where the limit is not from 1 to 500.
+    /// `Invalid` where the limit is not from 1 to 500, or the token is longer than any.
     pub fn new(limit: Option<u32>, continue_: Option<String>) -> Result<Self, ServiceError> {
         let limit = limit.unwrap_or(MAX_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
@@ -40,10 +45,11 @@ impl PageRequest {
                 format!("must be from 1 to {MAX_LIMIT}"),
             ));
         }
-        Ok(Self {
-            limit,
-            continue_: continue_.unwrap_or_default(),
-        })
+        let continue_ = continue_.unwrap_or_default();
+        if continue_.len() > LONGEST_TOKEN {
+            return Err(ServiceError::field("continue", NO_TOKEN));
+        }
+        Ok(Self { limit, continue_ })
     }
 }
 
@@ -126,10 +132,9 @@ async fn part<K: Listed>(
     api.list(&params).await.map_err(|error| {
         let error = ServiceError::from(error);
         match error.kind {
-            ErrorKind::Expired | ErrorKind::Invalid if !token.is_empty() => ServiceError::field(
-                "continue",
-                "is not a token of this list, or too old: begin again without it",
-            ),
+            ErrorKind::Expired | ErrorKind::Invalid if !token.is_empty() => {
+                ServiceError::field("continue", NO_TOKEN)
+            }
             _ => error,
         }
     })

@@ -348,6 +348,9 @@ impl CreateStorage {
     }
 }
 
+/// Labels that a list can be asked for: what they make fits the address of a request.
+const MOST_LABELS: usize = 64;
+
 /// Which claims a list is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageFilter {
@@ -377,7 +380,10 @@ impl StorageFilter {
         let storage_type = check.word("type", storage_type, STORAGE_TYPES);
         let phase = check.word("phase", phase, PHASES);
         let mut selected = BTreeMap::new();
-        for label in labels {
+        if labels.len() > MOST_LABELS {
+            check.fault("label", format!("at most {MOST_LABELS} can be asked for at once"));
+        }
+        for label in labels.iter().take(MOST_LABELS) {
             match label.split_once('=') {
                 Some((key, value)) if is_label_key(key) && is_label_value(value) => {
                     selected.insert(key.to_owned(), value.to_owned());

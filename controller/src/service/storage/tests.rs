@@ -227,6 +227,11 @@ async fn parts_of_a_filtered_list_have_everything_once() {
         count(StorageFilter::parse(None, None, Some("Ready"), &[]).unwrap()).await,
         0
     );
+    let endless = PageRequest::new(None, Some("eyJ2I\u{fffd}".repeat(1000))).unwrap_err();
+    assert_eq!(endless.errors[0].field, "continue");
+    let many: Vec<String> = (0..65).map(|n| format!("k{n}=v")).collect();
+    let many = StorageFilter::parse(None, None, None, &many).unwrap_err();
+    assert_eq!(many.errors[0].field, "label");
     let rubbish = PageRequest::new(None, Some("rubbish".to_owned())).unwrap();
     let error = bed.service.list_storage(&filter, &rubbish).await.unwrap_err();
     assert_eq!(
