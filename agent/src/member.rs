@@ -12,6 +12,7 @@
 //! Channels: orders come in through [`Members::ensure`] and [`Members::release`] and go to one task for each
 //! member; what is seen goes out through [`Members::reports`], which stays silent while nothing changes.
 
+mod content;
 mod direct;
 mod expected;
 pub mod fault;
