@@ -16,7 +16,7 @@ use super::{EnsureMember, FileSystem, MemberError};
 pub(super) enum Content {
     /// Its `member.json` is this member's.
     Ours,
-    /// Nothing but what an interrupted run of [`format`] leaves.
+    /// Nothing but what an interrupted preparation leaves.
     Nothing,
     /// Somebody's: what was found.
     Foreign(String),

@@ -193,6 +193,34 @@ async fn a_drive_that_never_answers_holds_up_no_other_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_rescan_in_the_first_round_waits_for_no_drive_that_is_known_to_be_stuck() {
+    let machine = Fake::with(&["dead-1", "dead-2", "well"]);
+    machine
+        .hanging
+        .lock()
+        .extend(["dead-1", "dead-2"].map(str::to_owned));
+    let limits = Limits {
+        stuck_after: Duration::from_millis(300),
+        at_once: 1,
+        ..Limits::default()
+    };
+    let (mut pictures, handle) = Watcher::spawn_with(machine.clone(), CONFIG, limits).unwrap();
+    within(async {
+        while handle.counters().stuck == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    // The second one is not known to be stuck yet, but where this machine stands still: then nothing is shown.
+    within(handle.probe_now()).await.unwrap();
+    within(pictures.wait_for(|picture| picture.complete))
+        .await
+        .unwrap();
+    assert_eq!(handle.counters().stuck, 2);
+    machine.hanging.lock().clear();
+}
+
+#[tokio::test]
 async fn the_watcher_ends_with_its_last_handle() {
     let (mut pictures, handle) = Watcher::spawn(Fake::with(&["sda"]), CONFIG).unwrap();
     drop(handle.clone());

@@ -89,6 +89,13 @@ fn detached(bed: &mut Bed, name: &str) {
     bed.loops.retain(|known| known != name);
 }
 
+/// As if neither the drive nor the other node had been there.
+async fn let_go(bed: &mut Bed, id: MemberId, name: &str) {
+    bed.members().release(id).await.unwrap();
+    detached(bed, name);
+    fs::remove_dir_all(bed.folder.path().join("node-b")).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and loop devices"]
 async fn a_member_that_served_on_another_node_is_never_formatted_by_the_node_that_began() {
@@ -113,9 +120,7 @@ async fn a_member_that_served_on_another_node_is_never_formatted_by_the_node_tha
             assert_eq!(fs::read(&kept).ok().as_deref(), Some(what.as_bytes()), "{what}");
             assert_eq!(ensured, Ok(()), "{what}");
             assert_eq!(phase(&bed, id), Some(Phase::Finished), "{what}");
-            bed.members().release(id).await.unwrap();
-            detached(&mut bed, &name);
-            fs::remove_dir_all(bed.folder.path().join("node-b")).unwrap();
+            let_go(&mut bed, id, &name).await;
         }
     }
     bed.put_away().await;
@@ -154,9 +159,7 @@ async fn a_file_system_without_its_identity_is_finished_by_the_node_that_began_a
         ensured(&bed, &order, true).await.unwrap();
         assert_eq!(phase(&bed, id), Some(Phase::Finished));
         bed.reaches(id, |report| report.reason == "ProcessExited").await;
-        bed.members().release(id).await.unwrap();
-        detached(&mut bed, &name);
-        fs::remove_dir_all(bed.folder.path().join("node-b")).unwrap();
+        let_go(&mut bed, id, &name).await;
     }
     bed.put_away().await;
 }
