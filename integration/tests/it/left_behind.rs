@@ -11,10 +11,9 @@ use smart_storage_integration::{
     Cluster, Component, LoopDrive, MIB, Setup, checker, drives::run, eventually, needs::INSTANCE, skipped,
 };
 
-use crate::reading::{complaints, list, noise, text};
+use crate::reading::{POOL, complaints, list, noise, number, text, whole_pool};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-const POOL: &str = "unifiedpools/demo-file";
 
 async fn ask(cluster: &Cluster, name: &str, policy: &str) -> Result<String> {
     let request = json!({
@@ -24,28 +23,6 @@ async fn ask(cluster: &Cluster, name: &str, policy: &str) -> Result<String> {
     let id = text(&made, "/id")?.to_owned();
     cluster.phase(&id, "Ready", PATIENCE).await?;
     Ok(id)
-}
-
-fn number(object: &Value, pointer: &str) -> Result<u64> {
-    let found = object.pointer(pointer).and_then(Value::as_u64);
-    found.with_context(|| format!("no {pointer} in {object}"))
-}
-
-/// The pool once all its members serve: the first claim is Ready as soon as one of them does.
-async fn whole_pool(cluster: &Cluster) -> Result<Value> {
-    eventually(PATIENCE, "all members serve", || async {
-        let (pool, members) = (cluster.object(POOL).await?, cluster.object("poolmembers").await?);
-        let slot = number(&pool, "/status/slotBytes")?;
-        let mut bytes = 0;
-        for member in list(&members, "/items") {
-            ensure!(text(member, "/status/phase")? == "Online", "{member}");
-            bytes += number(member, "/spec/slots")? * slot;
-        }
-        let total = number(&pool, "/status/totalCapacityBytes")?;
-        ensure!(total > 0 && total == bytes, "{total}, its members have {bytes}");
-        Ok(Some(pool))
-    })
-    .await
 }
 
 /// Whether REST and the API know nothing of it any more.
@@ -76,7 +53,7 @@ async fn a_lost_drive_holds_back_what_it_may_hold_and_nothing_else() -> Result<(
     }
     let cluster = Cluster::start("left_behind_drive", Setup::DEMO).await?;
     let old = ask(&cluster, "old", "Delete").await?;
-    let before = whole_pool(&cluster).await?;
+    let before = whole_pool(&cluster, PATIENCE).await?;
     let file = cluster.state().join("drives/demo-3.img");
     let drive = LoopDrive::find(&file)?.context("demo-3 is attached")?;
     let member = member_on(&cluster, &drive).await?;
@@ -177,7 +154,7 @@ async fn what_is_kept_is_counted_and_told_and_nobody_else_has_it() -> Result<()>
         return Ok(());
     }
     let cluster = Cluster::start("left_behind_retained", Setup::DEMO).await?;
-    let before = whole_pool(&cluster).await?;
+    let before = whole_pool(&cluster, PATIENCE).await?;
     let id = ask(&cluster, "kept", "Retain").await?;
     let (s3, bytes) = (cluster.s3(&id).await?, noise(1, 1 << 20));
     ensure!(

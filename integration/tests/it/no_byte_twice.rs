@@ -11,7 +11,7 @@ use smart_storage_integration::{
 use smart_storage_proto::v1::{CreateStorageRequest, DeleteStorageRequest};
 use tokio::task::JoinSet;
 
-use crate::reading::{list, text};
+use crate::reading::{POOL, list, number, text, whole_pool};
 
 const ASKED: usize = 200;
 const ROOM: usize = 30;
@@ -128,16 +128,13 @@ impl Claims {
     }
 }
 
-/// Slots of the pool that can be promised, and what is promised, in bytes; never more than there is.
+/// Bytes of the pool that can be promised, what is promised, and a slot; never more promised than there is.
 async fn pool(cluster: &Cluster) -> Result<(u64, u64, u64)> {
-    let pool = cluster.object("unifiedpools/demo-file").await?;
-    let number = |name: &str| {
-        let found = pool.pointer(&format!("/status/{name}")).and_then(Value::as_u64);
-        found.with_context(|| format!("no {name} in {pool}"))
-    };
-    let (total, promised) = (number("totalCapacityBytes")?, number("promisedBytes")?);
+    let pool = cluster.object(POOL).await?;
+    let of = |name: &str| number(&pool, &format!("/status/{name}"));
+    let (total, promised) = (of("totalCapacityBytes")?, of("promisedBytes")?);
     ensure!(promised <= total, "{promised} is promised of {total}");
-    Ok((total, promised, number("slotBytes")?))
+    Ok((total, promised, of("slotBytes")?))
 }
 
 /// The directories of volumes on the filer.
@@ -148,6 +145,7 @@ async fn stored(cluster: &Cluster) -> Result<BTreeSet<String>> {
 
 /// Takes everything but the room for thirty.
 async fn fill(cluster: &Cluster) -> Result<()> {
+    whole_pool(cluster, SETTLED).await?;
     let (total, promised, slot) = pool(cluster).await?;
     let slots = (total - promised) / slot - ROOM as u64;
     let request =
@@ -157,7 +155,7 @@ async fn fill(cluster: &Cluster) -> Result<()> {
     let (total, promised, slot) = pool(cluster).await?;
     ensure!(
         (total - promised) / slot == ROOM as u64,
-        "room for {ROOM} is left"
+        "room for {ROOM} is left: {promised} is promised of {total}, a slot is {slot}"
     );
     Ok(())
 }

@@ -1,7 +1,13 @@
-//! Reading answers: the fields of JSON that the suites ask for again and again.
+//! Reading answers: the fields of JSON, and the whole, that the suites ask for again and again.
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use smart_storage_integration::{Cluster, eventually};
+
+/// The pool of the examples.
+pub const POOL: &str = "unifiedpools/demo-file";
 
 /// The text at a JSON pointer.
 pub fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
@@ -11,12 +17,35 @@ pub fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
         .with_context(|| format!("no text at {pointer} in {value}"))
 }
 
+/// The number at a JSON pointer.
+pub fn number(object: &Value, pointer: &str) -> Result<u64> {
+    let found = object.pointer(pointer).and_then(Value::as_u64);
+    found.with_context(|| format!("no {pointer} in {object}"))
+}
+
 /// The items at a JSON pointer; none where there is nothing.
 pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value
         .pointer(pointer)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
+}
+
+/// The pool once all its members serve: the first claim is Ready as soon as one of them does.
+pub async fn whole_pool(cluster: &Cluster, deadline: Duration) -> Result<Value> {
+    eventually(deadline, "all members serve", || async {
+        let (pool, members) = (cluster.object(POOL).await?, cluster.object("poolmembers").await?);
+        let slot = number(&pool, "/status/slotBytes")?;
+        let mut bytes = 0;
+        for member in list(&members, "/items") {
+            ensure!(text(member, "/status/phase")? == "Online", "{member}");
+            bytes += number(member, "/spec/slots")? * slot;
+        }
+        let total = number(&pool, "/status/totalCapacityBytes")?;
+        ensure!(total > 0 && total == bytes, "{total}, its members have {bytes}");
+        Ok(Some(pool))
+    })
+    .await
 }
 
 /// What the conditions that are not true say, as one text.
