@@ -204,6 +204,12 @@ impl Cluster {
         format!("127.0.0.1:{}", self.port_base + 15)
     }
 
+    /// The first and the last port of the instance, on loopback.
+    #[must_use]
+    pub fn ports(&self) -> (u16, u16) {
+        (self.port_base, self.port_base + PORTS - 1)
+    }
+
     /// REST with the admin's token.
     ///
     /// # Errors

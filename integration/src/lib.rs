@@ -18,6 +18,7 @@ pub mod conformance;
 pub mod credulous;
 pub mod drives;
 pub mod eventually;
+pub mod guest;
 pub mod needs;
 pub mod proxy;
 pub mod raw;
@@ -29,6 +30,7 @@ pub use cluster::{Cluster, Setup};
 pub use component::Component;
 pub use drives::LoopDrive;
 pub use eventually::{eventually, quietly, within};
+pub use guest::{Disk, Guest, Kernel, Machine};
 pub use needs::{Need, skipped};
 pub use solo::{SmallDisk, Solo};
 

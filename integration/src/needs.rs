@@ -3,6 +3,8 @@
 
 use std::{env, path::Path, process::Command};
 
+use crate::guest::Kernel;
+
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -20,10 +22,15 @@ pub enum Need {
     Contract,
     /// grpcurl on the PATH.
     Grpcurl,
+    /// QEMU, and the guest's images, in `SMART_STORAGE_GUEST`.
+    Guest,
 }
 
 /// What every suite over a whole instance needs.
 pub const INSTANCE: [Need; 3] = [Need::Root, Need::Loop, Need::Weed];
+
+/// What every suite over guests needs.
+pub const GUEST: [Need; 4] = [Need::Root, Need::Loop, Need::Weed, Need::Guest];
 
 impl Need {
     /// Its name in `REQUIRE`.
@@ -37,6 +44,7 @@ impl Need {
             Self::Fuse => "fuse",
             Self::Contract => "contract",
             Self::Grpcurl => "grpcurl",
+            Self::Guest => "guest",
         }
     }
 
@@ -74,6 +82,15 @@ impl Need {
             Self::Grpcurl => {
                 let name = "grpcurl (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.8.9)";
                 return answers(Command::new("grpcurl").arg("-version"), name);
+            }
+            Self::Guest => {
+                let folder = env::var_os("SMART_STORAGE_GUEST").unwrap_or_default();
+                let image = |kernel: Kernel| Path::new(&folder).join(kernel.line()).join("stamp");
+                let name = "qemu-system-x86_64 (Debian: qemu-system-x86, 8 or newer)";
+                match Kernel::ALL.into_iter().map(image).find(|image| !image.exists()) {
+                    Some(image) => format!("no {} (integration/guest/build makes it)", image.display()),
+                    None => return answers(Command::new("qemu-system-x86_64").arg("--version"), name),
+                }
             }
         };
         Some(reason)

@@ -18,6 +18,7 @@ mod file_claim;
 mod first_request;
 mod first_steps;
 mod full_disk;
+mod hardware;
 mod hotplug;
 mod in_use;
 mod journey;

@@ -1,0 +1,128 @@
+//! A controller here, and guests whose agents call it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use smart_storage_integration::{
+    Cluster, Guest, Kernel, Machine, Setup, drives::run, eventually, guest,
+};
+use tempfile::TempDir;
+
+use crate::reading::list;
+
+/// Where the guest keeps what outlives its boots.
+const STATE: &str = "/var/lib/smart-storage";
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An instance whose nodes are guests.
+pub struct Bed {
+    pub cluster: Cluster,
+    pub folder: TempDir,
+    programs: PathBuf,
+}
+
+impl Bed {
+    pub async fn start(suite: &str) -> Result<Self> {
+        let cluster = Cluster::start(suite, Setup::BARE).await?;
+        let folder = tempfile::Builder::new()
+            .prefix("smart-storage-it-guests.")
+            .tempdir()?;
+        let programs = guest::programs(folder.path())?;
+        Ok(Self {
+            cluster,
+            folder,
+            programs,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A node of the cluster: a machine with a disk of its own for the agent, which knows how to enrol.
+    pub fn node(&self, name: &str, kernel: Kernel) -> Result<Machine> {
+        let mut machine = Machine::new(name, kernel);
+        let (first, last) = self.cluster.ports();
+        machine.host_ports(first, last);
+        machine.own_disk("programs", &self.programs, false);
+        machine.own_disk("state", &self.state_of(name)?, true);
+        Ok(machine)
+    }
+
+    /// Made once for a node, and kept over its boots.
+    fn state_of(&self, name: &str) -> Result<PathBuf> {
+        let image = self.path().join(format!("{name}-state.img"));
+        if image.exists() {
+            return Ok(image);
+        }
+        let root = self.path().join(format!("{name}-state"));
+        fs::create_dir_all(&root)?;
+        let state = self.cluster.state();
+        let token = run(Command::new(state.join("bin/smart-storage-controller"))
+            .args(["join-token", name, "--data-dir"])
+            .arg(state.join("controller")))?;
+        fs::write(root.join("join-token"), token)?;
+        fs::copy(state.join("controller/pki/ca.crt"), root.join("ca.crt"))?;
+        run(Command::new("cp")
+            .arg("-r")
+            .arg(state.join("weed/security/node"))
+            .arg(root.join("security")))?;
+        guest::filesystem(&image, 128, &root)?;
+        fs::remove_dir_all(&root)?;
+        Ok(image)
+    }
+
+    /// Starts the agent in a guest. `environment` comes before the program's name, `more` behind its flags.
+    pub fn start_agent(&self, guest: &mut Guest, environment: &str, more: &str) -> Result<()> {
+        let port = |name: &str| -> Result<&str> { self.cluster.variable(name) };
+        let agent = port("SMART_STORAGE_AGENT_ADDR")?;
+        let enrol = format!("127.0.0.1:{}", self.cluster.ports().0 + 3);
+        let name = guest.name().to_owned();
+        guest.sh(&format!(
+            "cd /; chmod 700 {STATE}; mkdir -p {STATE}/agent; env {environment} setsid /opt/smart-storage-agent \
+             --node-name {name} --data-dir {STATE}/agent --controller-addr {agent} --enrol-addr {enrol} \
+             --ca-file {STATE}/ca.crt --join-token-file {STATE}/join-token --health-addr 127.0.0.1:9081 \
+             --metrics-addr 127.0.0.1:9080 --weed /opt/weed --weed-security {STATE}/security {more} \
+             >>{STATE}/agent.log 2>&1 </dev/null & echo $! >/run/agent.pid"
+        ))?;
+        Ok(())
+    }
+
+    /// What the agent of a guest wrote last.
+    pub fn agent_log(guest: &mut Guest) -> String {
+        guest
+            .sh(&format!("tail -n 30 {STATE}/agent.log"))
+            .unwrap_or_default()
+    }
+
+    /// The drives of a node, as REST shows them.
+    pub async fn drives(&self, node: &str) -> Result<Vec<Value>> {
+        let node = self.cluster.rest()?.get(&format!("/v1/nodes/{node}")).await?;
+        Ok(list(&node, "/drives").to_vec())
+    }
+
+    /// The drive that the node's kernel calls so now.
+    pub async fn drive(&self, node: &str, device: &str) -> Result<Option<Value>> {
+        let drives = self.drives(node).await?;
+        let is_it = |drive: &Value| drive.get("device").and_then(Value::as_str) == Some(device);
+        Ok(drives.into_iter().find(is_it))
+    }
+
+    /// Waits until a node shows at least so many drives, and answers all of them.
+    pub async fn see(&self, guest: &mut Guest, count: usize) -> Result<Vec<Value>> {
+        let name = guest.name().to_owned();
+        let seen = eventually(PATIENCE, &format!("{name} shows {count} drives"), || async {
+            let drives = self.drives(&name).await?;
+            ensure!(drives.len() >= count, "{} drives", drives.len());
+            Ok(Some(drives))
+        })
+        .await;
+        seen.with_context(|| Self::agent_log(guest))
+    }
+}
