@@ -152,7 +152,7 @@ pub struct Evidence {
     pub eui64: Option<String>,
     /// Namespace UUID, lower-case with dashes.
     pub nvme_uuid: Option<String>,
-    /// As the kernel names it: `naa.5000...`, `eui.0025...`, `t10....`.
+    /// As the kernel names it: `naa.5000...`, `eui.0025...`, `t10....`; the UUID of a namespace of persistent memory.
     pub wwn: Option<String>,
     /// Serial number.
     pub serial: Option<String>,

@@ -7,6 +7,7 @@
 //! files.
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, File},
     os::unix::process::CommandExt as _,
@@ -25,7 +26,7 @@ mod door;
 mod machine;
 
 pub use door::{Door, Qmp};
-pub use machine::{Disk, Kernel, Machine, Namespace, Spindle};
+pub use machine::{Disk, Kernel, Machine, Namespace, Spindle, scsi_disk};
 
 /// As long as a guest may take until it is ready; seconds on an idle machine.
 const BOOT: Duration = Duration::from_secs(180);
@@ -41,6 +42,7 @@ pub struct Guest {
     process: Child,
     qmp: Qmp,
     door: Option<Door>,
+    forwarded: BTreeSet<u16>,
 }
 
 /// Where images and packages are kept: `integration/test` says where.
@@ -86,6 +88,7 @@ impl Guest {
             process,
             qmp,
             door: None,
+            forwarded: BTreeSet::new(),
         })
     }
 
@@ -236,6 +239,26 @@ impl Guest {
         let said = self.qmp("human-monitor-command", &json!({"command-line": line}))?;
         let said = said.as_str().unwrap_or_default().trim();
         ensure!(said.is_empty(), "{line}: {said}");
+        self.forwarded.insert(port);
+        Ok(())
+    }
+
+    /// Whether the host has this port of the guest's.
+    #[must_use]
+    pub fn forwards(&self, port: u16) -> bool {
+        self.forwarded.contains(&port)
+    }
+
+    /// Waits until a script succeeds in it.
+    ///
+    /// # Errors
+    /// It never does.
+    pub fn wait_for(&mut self, script: &str) -> Result<()> {
+        let start = Instant::now();
+        while self.try_sh(script)?.0 != 0 {
+            ensure!(start.elapsed() < BOOT, "{}: never true: {script}", self.name);
+            sleep(PAUSE);
+        }
         Ok(())
     }
 

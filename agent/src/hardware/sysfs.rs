@@ -326,6 +326,10 @@ impl Sysfs {
                 .attr(name, "device/wwid")
                 .and_then(|text| meaningful(&text))
                 .map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+            if transport == Transport::Nvdimm {
+                // The namespace's own UUID, kept in the labels of its modules; one without labels has none.
+                evidence.wwn = self.attr(name, "device/uuid").and_then(|text| hex(&text));
+            }
         }
         if transport == Transport::Loop {
             evidence.backing_file = self.loop_file(name);

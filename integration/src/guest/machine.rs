@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use crate::MIB;
+
 /// The kernel of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
@@ -203,6 +205,17 @@ impl Machine {
         }
     }
 
+    /// An NVMe controller with one namespace in a slot of its own, of the sort that can be pulled: QEMU pulls none with
+    /// several.
+    pub fn nvme_drive(&mut self, disk: &Disk, serial: &str) {
+        let slot = format!("slot-{}", disk.name);
+        self.slot(&slot);
+        self.disk(disk);
+        self.device(&json!({
+            "driver": "nvme", "id": disk.name, "bus": slot, "serial": serial, "drive": disk.name,
+        }));
+    }
+
     /// Two controllers of one subsystem (`<id>-a`, `<id>-b`) that lead to one namespace.
     pub fn nvme_pair(&mut self, id: &str, serial: &str, namespace: &Namespace) {
         let subsystem = format!("subsystem-{id}");
@@ -289,7 +302,8 @@ impl Machine {
         }));
     }
 
-    /// Persistent memory.
+    /// Persistent memory: all of the file but its last mebibyte, where the labels are. The rest has to be a multiple of
+    /// 16 MiB.
     ///
     /// # Errors
     /// The file's size cannot be read.
@@ -302,6 +316,7 @@ impl Machine {
         self.arguments.extend(["-object".to_owned(), memory.to_string()]);
         self.device(&json!({
             "driver": "nvdimm", "id": disk.name, "memdev": format!("memory-{}", disk.name), "unarmed": false,
+            "label-size": MIB,
         }));
         self.nvdimms += 1;
         for module in ["guest.nfit", "guest.nd_pmem"] {

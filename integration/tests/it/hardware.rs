@@ -3,3 +3,5 @@
 
 mod bed;
 mod classes;
+mod pull;
+mod rig;

@@ -110,6 +110,28 @@ fn loop_devices_count_only_over_files_under_the_folder() {
 }
 
 #[test]
+fn persistent_memory_tells_its_namespace_s_uuid() {
+    let tree = Tree::new();
+    let parent = "LNXSYSTM:00/ndbus0/region0/pfn0.0";
+    tree.disk(parent, "pmem0", "259:0");
+    assert_eq!(
+        tree.sys().device("pmem0").unwrap().evidence.wwn,
+        None,
+        "it has no labels"
+    );
+    tree.file(
+        &format!("devices/{parent}/uuid"),
+        "e2f421fe-47f1-43aa-b365-72f0bf41c277\n",
+    );
+    let device = tree.sys().device("pmem0").unwrap();
+    assert_eq!((device.transport, device.kind), (Transport::Nvdimm, Kind::Pmem));
+    assert_eq!(
+        device.evidence.wwn.as_deref(),
+        Some("e2f421fe47f143aab36572f0bf41c277")
+    );
+}
+
+#[test]
 fn a_sata_disk_tells_serial_and_wwn_of_its_pages() {
     let tree = Tree::new();
     let parent = "pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0";

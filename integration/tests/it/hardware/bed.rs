@@ -9,9 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use smart_storage_integration::{
-    Cluster, Guest, Kernel, Machine, Setup, drives::run, eventually, guest,
-};
+use smart_storage_integration::{Cluster, Guest, Kernel, Machine, Setup, drives::run, eventually, guest};
 use tempfile::TempDir;
 
 use crate::reading::list;
@@ -101,17 +99,19 @@ impl Bed {
             .unwrap_or_default()
     }
 
+    /// Creates an object of our group.
+    pub async fn create(&self, kind: &str, object: &Value) -> Result<Value> {
+        let path = format!("/apis/storage.billyronks.io/v1/{kind}");
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(object)?)?;
+        Ok(self.cluster.kube().await?.request::<Value>(request).await?)
+    }
+
     /// The drives of a node, as REST shows them.
     pub async fn drives(&self, node: &str) -> Result<Vec<Value>> {
         let node = self.cluster.rest()?.get(&format!("/v1/nodes/{node}")).await?;
         Ok(list(&node, "/drives").to_vec())
-    }
-
-    /// The drive that the node's kernel calls so now.
-    pub async fn drive(&self, node: &str, device: &str) -> Result<Option<Value>> {
-        let drives = self.drives(node).await?;
-        let is_it = |drive: &Value| drive.get("device").and_then(Value::as_str) == Some(device);
-        Ok(drives.into_iter().find(is_it))
     }
 
     /// Waits until a node shows at least so many drives, and answers all of them.
@@ -124,5 +124,21 @@ impl Bed {
         })
         .await;
         seen.with_context(|| Self::agent_log(guest))
+    }
+
+    /// Waits until every drive of a node was asked for its health, and answers all of them.
+    pub async fn asked(&self, guest: &mut Guest) -> Result<Vec<Value>> {
+        let name = guest.name().to_owned();
+        let asked = eventually(PATIENCE, &format!("{name}'s drives were asked"), || async {
+            let drives = self.drives(&name).await?;
+            for drive in &drives {
+                let nvme = drive.get("drive_type").and_then(Value::as_str) == Some("nvme");
+                let said = drive.get("namespaces").is_some_and(Value::is_u64);
+                ensure!(said || !nvme, "{drive}");
+            }
+            Ok(Some(drives))
+        })
+        .await;
+        asked.with_context(|| Self::agent_log(guest))
     }
 }
