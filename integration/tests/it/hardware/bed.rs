@@ -67,10 +67,13 @@ impl Bed {
             .arg(state.join("controller")))?;
         fs::write(root.join("join-token"), token)?;
         fs::copy(state.join("controller/pki/ca.crt"), root.join("ca.crt"))?;
-        run(Command::new("cp")
-            .arg("-r")
-            .arg(state.join("weed/security/node"))
-            .arg(root.join("security")))?;
+        let (from, to) = (state.join("weed/security/node"), root.join("security"));
+        run(Command::new("cp").arg("-r").arg(&from).arg(&to))?;
+        // It names its certificates by where they lie.
+        let file = to.join("security.toml");
+        let words = fs::read_to_string(&file)?;
+        let here = from.to_str().context("a path that is no text")?;
+        fs::write(&file, words.replace(here, &format!("{STATE}/security")))?;
         guest::filesystem(&image, 128, &root)?;
         fs::remove_dir_all(&root)?;
         Ok(image)
@@ -95,7 +98,9 @@ impl Bed {
     /// What the agent of a guest wrote last.
     pub fn agent_log(guest: &mut Guest) -> String {
         guest
-            .sh(&format!("tail -n 30 {STATE}/agent.log"))
+            .sh(&format!(
+                "tail -n 30 {STATE}/agent.log; find {STATE}/agent -name \"*.log\" | xargs tail -n 15"
+            ))
             .unwrap_or_default()
     }
 
