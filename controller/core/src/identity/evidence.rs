@@ -317,7 +317,12 @@ pub(super) enum Relation {
     /// One identifying piece agrees, and nothing else does.
     TooLittle(String),
     /// The serial's text agrees, its vendor, model or namespace does not or is not told.
-    Renamed(String),
+    Renamed {
+        /// What agrees.
+        words: String,
+        /// The model agrees too.
+        same_model: bool,
+    },
     /// Another drive.
     Different,
 }
@@ -418,10 +423,13 @@ pub(super) fn relate(seen: &Pieces, known: &Pieces) -> Relation {
     if !identified {
         let had_a_name = known.named_serial().is_some();
         let doubt = found.renamed && had_a_name && (found.same_model || agreeing > 0) && !found.contradicts();
-        return match doubt {
-            true => Relation::Renamed(found.words()),
-            false => Relation::Different,
-        };
+        if doubt {
+            return Relation::Renamed {
+                words: found.words(),
+                same_model: found.same_model,
+            };
+        }
+        return Relation::Different;
     }
     let file = found.agree.contains(&PieceKind::BackingFile);
     match (found.contradicts(), found.strong_agree()) {

@@ -30,9 +30,9 @@ struct Matches {
     clash: Vec<(usize, String)>,
     /// Looks like a drive on record whose strong evidence changed; matters only while that one is not seen.
     resembles: Vec<(usize, String)>,
-    /// Has the serial of a drive on record, under a name that may be the same one; matters only while that drive is
-    /// not seen, and while nothing stronger than a serial says who it is.
-    renamed: Vec<(usize, String)>,
+    /// Has the serial of a drive on record under another name, and whether the model is the same; matters only while
+    /// that drive is not seen, and while nothing stronger than a serial says who it is.
+    renamed: Vec<(usize, bool, String)>,
     /// Of what says who it is only the serial agrees.
     by_serial: bool,
 }
@@ -155,8 +155,9 @@ impl Resolver<'_> {
                         drive.id
                     ),
                 )),
-                Relation::Renamed(words) => found.renamed.push((
+                Relation::Renamed { words, same_model } => found.renamed.push((
                     k,
+                    same_model,
                     format!(
                         "it could be {}, which is on record and not seen now: {words}",
                         drive.id
@@ -206,10 +207,12 @@ impl Resolver<'_> {
             let unseen = found.resembles.iter().filter(|(k, _)| !claimed.contains_key(k));
             reasons.extend(unseen.map(|(_, reason)| reason.clone()));
         }
-        if found.same.is_empty() || found.by_serial {
-            let unseen = found.renamed.iter().filter(|(k, _)| !claimed.contains_key(k));
-            reasons.extend(unseen.map(|(_, reason)| reason.clone()));
-        }
+        let unnamed = found.same.is_empty();
+        let renamed = found.renamed.iter().filter(|(k, same_model, _)| {
+            // With a record of its own, it is another's only where the other's name may be what is left of it.
+            !claimed.contains_key(k) && (unnamed || (found.by_serial && *same_model))
+        });
+        reasons.extend(renamed.map(|(.., reason)| reason.clone()));
         if found.same.len() > 1 {
             let ids: BTreeSet<&str> = found
                 .same
