@@ -4,13 +4,14 @@
 //! them a piece that identifies (an NVMe id, a WWN, our mark, vendor + model + serial, a loop device's file), and
 //! no strong piece contradicts. It keeps the id that it was first given; new evidence becomes an alias.
 //!
-//! It never takes a kernel name, a path or a serial alone for identity, never counts an id that many drives
-//! share (all zero, "unknown"), and never guesses: two devices with the same evidence, or evidence that
+//! It never takes a kernel name, a port or a serial alone for identity, never counts an id that many drives
+//! share (all zero, "unknown", the number of a hypervisor's slot), and never guesses: two devices with the same evidence, or evidence that
 //! contradicts, are a conflict that both of them show. The answer does not depend on names or order.
 
 mod evidence;
 mod memory;
 mod normal;
+mod paths;
 mod resolver;
 
 use std::collections::BTreeSet;
@@ -65,12 +66,23 @@ impl RecordedEvidence {
         let blank = facts.usage.blank.is(&true);
         let named = self.named_by(&seen);
         let (new, old) = (seen.evidence, &self.evidence);
+        let displaced = normal::displaced(new.wwn.as_deref(), old.wwn.as_deref());
+        let told_as = |kind| displaced.clone().filter(|(of, _)| *of == kind).map(|(_, id)| id);
         let kept = |old: &Option<String>| if blank { None } else { old.clone() };
         Self {
             evidence: Evidence {
-                nguid: new.nguid.or_else(|| old.nguid.clone()),
-                eui64: new.eui64.or_else(|| old.eui64.clone()),
-                nvme_uuid: new.nvme_uuid.or_else(|| old.nvme_uuid.clone()),
+                nguid: new
+                    .nguid
+                    .or_else(|| old.nguid.clone())
+                    .or_else(|| told_as(PieceKind::Nguid)),
+                eui64: new
+                    .eui64
+                    .or_else(|| old.eui64.clone())
+                    .or_else(|| told_as(PieceKind::Eui64)),
+                nvme_uuid: new
+                    .nvme_uuid
+                    .or_else(|| old.nvme_uuid.clone())
+                    .or_else(|| told_as(PieceKind::NvmeUuid)),
                 wwn: normal::better_wwn(new.wwn, old.wwn.clone()),
                 serial: named.serial,
                 mark: new.mark.or_else(|| if blank { None } else { old.mark.clone() }),
@@ -261,7 +273,7 @@ pub fn resolve(known: &[KnownDrive], seen: &[SeenDrive<'_>]) -> Vec<Resolution> 
         .iter()
         .map(|drive| Pieces::of(drive.node, &RecordedEvidence::of(drive.facts)))
         .collect();
-    let primaries = evidence::group_paths(seen, &seen_pieces);
+    let primaries = paths::group(seen, &seen_pieces);
     let state = Resolver {
         known,
         seen,
@@ -305,5 +317,9 @@ const fn has_ports(transport: Transport) -> bool {
     )
 }
 
+#[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,17 @@
 //! Pieces of evidence: which of them identify, which only support, and how two drives' pieces relate.
 //!
 //! The same fact told twice is one piece: a WWN `eui.0025...` is the EUI-64, `nvme.8086-...` is the serial in
-//! hex, `uuid...` is the NVMe UUID. What no drive owns alone (all zero, "unknown") is no piece.
+//! hex, `uuid...` is the NVMe UUID, and a serial may be the WWN once more. What no drive owns alone (all zero,
+//! "unknown") is no piece, and neither is the port: the next drive in it has the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    MAX_ID, RecordedEvidence, SeenDrive, has_ports,
-    normal::{hex_id, meaningful, world_wide_name},
+    MAX_ID, RecordedEvidence,
+    normal::{self, hex_id, meaningful, world_wide_name},
     short_hash,
 };
-use crate::drive::{NodeName, Transport};
+use crate::drive::NodeName;
 
 /// What a piece of evidence is, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +36,6 @@ pub enum PieceKind {
     Size,
     /// Partition table and file systems.
     Content,
-    /// The port it sits in, on its node.
-    BusPath,
 }
 
 impl PieceKind {
@@ -67,7 +66,6 @@ impl PieceKind {
             Self::Inode => "backing file's inode",
             Self::Size => "size",
             Self::Content => "partition table or file system",
-            Self::BusPath => "port",
         }
     }
 }
@@ -94,7 +92,7 @@ impl Piece {
             PieceKind::BackingFile => return Some(format!("loop-{}", short_hash(&self.value))),
             // A drive of which only our mark speaks (virtual, no serial): its first mark names it.
             PieceKind::Mark => format!("mark-{}", self.value),
-            PieceKind::Inode | PieceKind::Size | PieceKind::Content | PieceKind::BusPath => return None,
+            PieceKind::Inode | PieceKind::Size | PieceKind::Content => return None,
         };
         Some(legal_id(&id))
     }
@@ -130,6 +128,8 @@ pub(super) struct Pieces {
     by_kind: BTreeMap<PieceKind, Piece>,
     contents: BTreeSet<String>,
     serial: Option<SerialPiece>,
+    /// A WWN and a serial that were told and say nothing, in words.
+    worthless: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +152,8 @@ impl Pieces {
         if let Some((kind, value)) = evidence.wwn.as_deref().and_then(world_wide_name) {
             // What Identify said wins over the kernel's rendering of it.
             pieces.by_kind.entry(kind).or_insert(Piece { kind, value });
+        } else {
+            pieces.doubt("WWN", evidence.wwn.as_deref());
         }
         let mark = evidence
             .mark
@@ -169,7 +171,6 @@ impl Pieces {
                 .map(here),
         );
         pieces.put(PieceKind::Inode, evidence.backing_file_inode.as_ref().map(here));
-        pieces.put(PieceKind::BusPath, evidence.bus_path.as_ref().map(here));
         pieces.put(
             PieceKind::Size,
             recorded
@@ -192,7 +193,9 @@ impl Pieces {
     }
 
     fn put_serial(&mut self, recorded: &RecordedEvidence) {
-        let Some(serial) = recorded.evidence.serial.as_deref().and_then(meaningful) else {
+        let told = recorded.evidence.serial.as_deref();
+        let Some(serial) = told.and_then(normal::serial) else {
+            self.doubt("serial", told);
             return;
         };
         let model = recorded.model.as_deref().and_then(meaningful);
@@ -217,6 +220,34 @@ impl Pieces {
         });
     }
 
+    fn doubt(&mut self, what: &str, told: Option<&str>) {
+        const SHOWN: usize = 48;
+        let text: String = told.unwrap_or_default().trim().chars().take(SHOWN).collect();
+        if !text.is_empty() {
+            self.worthless.push(format!("{what} {text:?}"));
+        }
+    }
+
+    /// Its serial's text, where vendor and model are not asked for.
+    pub(super) fn serial_text(&self) -> Option<&str> {
+        self.serial.as_ref().map(|serial| serial.serial.as_str())
+    }
+
+    /// The same, where there is a model to go with it.
+    pub(super) fn named_serial(&self) -> Option<&str> {
+        self.get(PieceKind::Serial).and_then(|_| self.serial_text())
+    }
+
+    /// Whether its serial is its WWN or NVMe id once more, and no second piece.
+    fn serial_repeats(&self) -> bool {
+        let serial = self.serial_text().map(|text| text.trim_start_matches("0x"));
+        self.get(PieceKind::Serial).is_some()
+            && self
+                .by_kind
+                .values()
+                .any(|piece| piece.kind.is_strong() && serial == Some(piece.value.as_str()))
+    }
+
     fn get(&self, kind: PieceKind) -> Option<&Piece> {
         self.by_kind.get(&kind)
     }
@@ -233,12 +264,8 @@ impl Pieces {
     /// A new id from the strongest piece, where a second independent piece is there to find it again by.
     pub(super) fn mint(&self) -> Option<String> {
         let id = self.identifying().next()?.as_id()?;
-        let supporting = self
-            .by_kind
-            .values()
-            .filter(|piece| piece.kind != PieceKind::BusPath)
-            .count();
-        (supporting >= 2).then_some(id)
+        let repeated = usize::from(self.serial_repeats());
+        (self.by_kind.len() - repeated >= 2).then_some(id)
     }
 
     /// The id, told apart from an equal one by a hash of everything that lasts.
@@ -246,13 +273,23 @@ impl Pieces {
         let all: Vec<String> = self
             .by_kind
             .values()
-            .filter(|piece| piece.kind != PieceKind::BusPath)
             .map(|piece| format!("{:?}={}", piece.kind, piece.value))
             .collect();
         with_hash(id, &all.join("\0"))
     }
 
     pub(super) fn what_is_missing(&self) -> String {
+        let words = self.missing_words();
+        if self.worthless.is_empty() {
+            return words;
+        }
+        format!(
+            "{words}; its {} is no drive's own; an id of its own, set where the drive is made, would help",
+            self.worthless.join(" and its ")
+        )
+    }
+
+    fn missing_words(&self) -> String {
         match self.identifying().next() {
             None if self.serial.is_some() => {
                 "its serial alone is no identity: vendor, model or an NVMe id, WWN is missing".to_owned()
@@ -269,28 +306,46 @@ impl Pieces {
 /// How a device relates to a drive on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// Two independent pieces agree, nothing strong contradicts.
+    /// Two independent pieces agree, one of them strong or a file, and nothing contradicts.
     Same,
+    /// The same, but of what identifies only the serial agrees.
+    SameSerial,
     /// A strong piece agrees and another contradicts.
     Clash(String),
     /// Serial and another piece agree, a strong piece contradicts.
     Resembles(String),
     /// One identifying piece agrees, and nothing else does.
     TooLittle(String),
+    /// The serial's text agrees, its vendor, model or namespace does not or is not told.
+    Renamed {
+        /// What agrees.
+        words: String,
+        /// The model agrees too.
+        same_model: bool,
+    },
     /// Another drive.
     Different,
 }
 
-struct Comparison {
-    agree: Vec<PieceKind>,
-    differ: Vec<PieceKind>,
+pub(super) struct Comparison {
+    pub(super) agree: Vec<PieceKind>,
+    pub(super) differ: Vec<PieceKind>,
+    /// The serial that agrees is the WWN once more.
+    repeated: bool,
+    /// The serials are one text, but vendor, model or namespace are not the same or not all told.
+    renamed: bool,
+    /// The models are the same.
+    same_model: bool,
 }
 
 impl Comparison {
-    fn of(a: &Pieces, b: &Pieces) -> Self {
+    pub(super) fn of(a: &Pieces, b: &Pieces) -> Self {
         let mut found = Self {
             agree: Vec::new(),
             differ: Vec::new(),
+            repeated: false,
+            renamed: false,
+            same_model: false,
         };
         for (kind, left) in &a.by_kind {
             match b.get(*kind) {
@@ -304,8 +359,13 @@ impl Comparison {
             let namespaces = matches!((left.namespace, right.namespace), (Some(l), Some(r)) if l != r);
             if left.serial != right.serial || namespaces {
                 found.differ.push(PieceKind::Serial);
+            } else if !found.agree.contains(&PieceKind::Serial) {
+                found.renamed = true;
             }
+            found.same_model = left.model.is_some() && left.model == right.model;
         }
+        found.repeated =
+            found.strong_agree() && found.agree.contains(&PieceKind::Serial) && a.serial_repeats();
         // The file's path and its inode are two pieces; a partition table and its file systems are one.
         if a.contents.intersection(&b.contents).next().is_some() && !found.agree.contains(&PieceKind::Mark) {
             found.agree.push(PieceKind::Content);
@@ -313,12 +373,17 @@ impl Comparison {
         found
     }
 
+    /// Pieces that agree, what is told twice counted once.
+    fn agreeing(&self) -> usize {
+        self.agree.len() - usize::from(self.repeated)
+    }
+
     fn strong_agree(&self) -> bool {
         self.agree.iter().any(|kind| kind.is_strong())
     }
 
     /// What differs that one drive cannot have two of.
-    fn contradicts(&self) -> bool {
+    pub(super) fn contradicts(&self) -> bool {
         self.differ
             .iter()
             .any(|kind| kind.is_strong() || *kind == PieceKind::Serial)
@@ -332,6 +397,13 @@ impl Comparison {
                 .collect::<Vec<_>>()
                 .join(" and ")
         };
+        if self.renamed && !self.agree.iter().any(|kind| kind.identifies()) {
+            let others = self.agree.iter().map(|kind| format!(" and {}", kind.words()));
+            return format!(
+                "the same serial{} under another vendor, model or namespace number",
+                others.collect::<String>()
+            );
+        }
         if self.differ.is_empty() {
             return format!("the same {}", list(&self.agree));
         }
@@ -347,13 +419,22 @@ impl Comparison {
 pub(super) fn relate(seen: &Pieces, known: &Pieces) -> Relation {
     let found = Comparison::of(seen, known);
     let identified = found.agree.iter().any(|kind| kind.identifies());
+    let agreeing = found.agreeing();
     if !identified {
+        let had_a_name = known.named_serial().is_some();
+        let doubt = found.renamed && had_a_name && (found.same_model || agreeing > 0) && !found.contradicts();
+        if doubt {
+            return Relation::Renamed {
+                words: found.words(),
+                same_model: found.same_model,
+            };
+        }
         return Relation::Different;
     }
-    let agreeing = found.agree.len();
     let file = found.agree.contains(&PieceKind::BackingFile);
     match (found.contradicts(), found.strong_agree()) {
-        (false, _) if agreeing >= 2 => Relation::Same,
+        (false, strong) if agreeing >= 2 && (strong || file) => Relation::Same,
+        (false, _) if agreeing >= 2 => Relation::SameSerial,
         // A file of another size and inode under an old name is another drive; anything else is doubt.
         (false, false) if file => Relation::Different,
         (false, _) => Relation::TooLittle(found.words()),
@@ -375,59 +456,6 @@ pub(super) fn cannot_both_be(a: &Pieces, b: &Pieces) -> Option<String> {
     let identified = found.agree.iter().any(|kind| kind.identifies());
     let told_apart = found.contradicts()
         || (found.agree.contains(&PieceKind::BackingFile) && found.differ.contains(&PieceKind::Inode));
-    (identified && (found.strong_agree() || !told_apart)).then(|| found.words())
-}
-
-/// For each device the index of the one that stands for its drive: the first by name of all its paths.
-pub(super) fn group_paths(seen: &[SeenDrive<'_>], pieces: &[Pieces]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..seen.len()).collect();
-    order.sort_by_key(|i| seen.get(*i).map(|drive| (drive.node, natural(&drive.facts.name))));
-    let mut primaries: Vec<usize> = (0..seen.len()).collect();
-    let mut groups: BTreeMap<(&NodeName, &Piece), Vec<usize>> = BTreeMap::new();
-    for i in order {
-        let (Some(drive), Some(mine)) = (seen.get(i), pieces.get(i)) else {
-            continue;
-        };
-        let mut primary = i;
-        for piece in mine.identifying() {
-            let group = groups.entry((drive.node, piece)).or_default();
-            for &j in group.iter() {
-                let (Some(other), Some(theirs)) = (seen.get(j), pieces.get(j)) else {
-                    continue;
-                };
-                if are_paths(drive, mine, other, theirs) {
-                    primary = primaries.get(j).copied().unwrap_or(j);
-                }
-            }
-            group.push(i);
-        }
-        if let Some(slot) = primaries.get_mut(i) {
-            *slot = primary;
-        }
-    }
-    primaries
-}
-
-/// Kernel names in their order of creation: sdb before sdaa, nvme2n1 before nvme10n1.
-fn natural(name: &str) -> (usize, &str) {
-    (name.len(), name)
-}
-
-/// Whether two devices of a node are paths of one drive: the agent says so, or they sit on a transport with
-/// several ports and agree in a strong piece, serial and size.
-fn are_paths(a: &SeenDrive<'_>, mine: &Pieces, b: &SeenDrive<'_>, theirs: &Pieces) -> bool {
-    let found = Comparison::of(mine, theirs);
-    if found.contradicts() || found.differ.contains(&PieceKind::Size) || found.agree.len() < 2 {
-        return false;
-    }
-    let said = a.facts.paths.contains(&b.facts.name) || b.facts.paths.contains(&a.facts.name);
-    let transports: [Transport; 2] = [a.facts.transport, b.facts.transport];
-    let ports = transports.into_iter().all(has_ports)
-        && found
-            .agree
-            .iter()
-            .any(|kind| kind.is_strong() && *kind != PieceKind::Mark)
-        && found.agree.contains(&PieceKind::Serial)
-        && found.agree.contains(&PieceKind::Size);
-    said || ports
+    let named = identified || (found.renamed && found.same_model);
+    (named && (found.strong_agree() || !told_apart)).then(|| found.words())
 }

@@ -13,6 +13,13 @@ pub(super) fn better_wwn(new: Option<String>, old: Option<String>) -> Option<Str
     }
 }
 
+/// The NVMe id in a WWN that another kind of id takes the place of: kernels tell one of several.
+pub(super) fn displaced(new: Option<&str>, old: Option<&str>) -> Option<(PieceKind, String)> {
+    let (kind, _) = world_wide_name(new?)?;
+    let old = world_wide_name(old?)?;
+    (old.0 != kind && old.0 != PieceKind::Wwn).then_some(old)
+}
+
 /// A text that says something: trimmed, lower-case, inner blanks as one dash.
 pub(super) fn meaningful(text: &str) -> Option<String> {
     const EMPTY: [&str; 10] = [
@@ -36,14 +43,42 @@ pub(super) fn meaningful(text: &str) -> Option<String> {
         .all(|c| matches!(c, '0' | '-' | ' ' | '.' | '_' | ':'))
         || (bare.len() > 3 && bare.chars().all(|c| c == first))
         || EMPTY.contains(&words.as_str())
-        || matches!(
-            words.as_str(),
-            "0123456789" | "123456789" | "1234567890" | "to be filled by o.e.m."
-        )
+        || words == "to be filled by o.e.m."
+        || counts_up(bare)
     {
         return None;
     }
     Some(words.split_whitespace().collect::<Vec<_>>().join("-"))
+}
+
+/// Six or more characters that only count: 123456, 0123456789ABCDEF, 1234567890abcdef. USB bridges give it to every
+/// disk behind them.
+fn counts_up(text: &str) -> bool {
+    let next = |(a, b): (u8, u8)| {
+        a.is_ascii_alphanumeric() && b == a.wrapping_add(1)
+            || matches!((a, b), (b'9', b'0' | b'a') | (b'0', b'a') | (b'f', b'0'))
+    };
+    text.len() >= 6 && text.bytes().zip(text.bytes().skip(1)).all(next)
+}
+
+/// A serial that says something of the drive: none that hypervisors make of the slot (the next boot may give it to
+/// another disk), none that a cloud gives to all.
+pub(super) fn serial(text: &str) -> Option<String> {
+    const OF_A_SLOT: [&str; 5] = [
+        "vmware-nvme-",
+        "drive-scsi",
+        "drive-sata",
+        "drive-ide",
+        "drive-virtio",
+    ];
+    let serial = meaningful(text)?;
+    let plain = serial.replace('_', "-");
+    let number = OF_A_SLOT.iter().find_map(|slot| plain.strip_prefix(slot));
+    // QEMU's own serial of its n-th disk.
+    let number = number.or_else(|| plain.strip_prefix("qm").filter(|number| number.len() == 5));
+    let of_a_slot =
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()));
+    (!of_a_slot && !plain.starts_with("nvme-card")).then_some(serial)
 }
 
 /// A hexadecimal id (dashes allowed) that is not all zero and not all ones.
@@ -80,8 +115,9 @@ pub(super) fn world_wide_name(text: &str) -> Option<(PieceKind, String)> {
         return Some((PieceKind::Wwn, format!("t10.{}", meaningful(value)?)));
     }
     let value = text.strip_prefix("naa.").unwrap_or(&text);
-    // A world-wide name has 16 or 32 digits; "0x1" and the like are made up.
+    // A world-wide name has 16 or 32 digits, and more than its format's number: "0x1", "0x5000000000000000" and the
+    // like are made up.
     hex_id(value)
-        .filter(|value| value.len() >= 16)
+        .filter(|value| value.len() >= 16 && value.bytes().skip(1).any(|digit| digit != b'0'))
         .map(|value| (PieceKind::Wwn, value))
 }

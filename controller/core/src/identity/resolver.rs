@@ -30,14 +30,20 @@ struct Matches {
     clash: Vec<(usize, String)>,
     /// Looks like a drive on record whose strong evidence changed; matters only while that one is not seen.
     resembles: Vec<(usize, String)>,
+    /// Has the serial of a drive on record under another name, and whether the model is the same; matters only while
+    /// that drive is not seen, and while nothing stronger than a serial says who it is.
+    renamed: Vec<(usize, bool, String)>,
+    /// Of what says who it is only the serial agrees.
+    by_serial: bool,
 }
 
 impl Resolver<'_> {
     pub(super) fn run(&self) -> Vec<Resolution> {
         let by_piece = index(self.known_pieces);
+        let by_serial = index_serials(self.known_pieces);
         let shared = shared_serials(self.known_pieces);
         let matches: Vec<Matches> = (0..self.seen.len())
-            .map(|i| self.compare_known(i, &by_piece, &shared))
+            .map(|i| self.compare_known(i, &by_piece, &by_serial, &shared))
             .collect();
         let mut claimed: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         for (i, found) in matches.iter().enumerate() {
@@ -97,20 +103,23 @@ impl Resolver<'_> {
         reasons
     }
 
-    /// Compares a device with every drive on record that shares an identifying piece with it.
+    /// Compares a device with every drive on record that shares an identifying piece, or a serial's text, with it.
     fn compare_known(
         &self,
         i: usize,
         by_piece: &BTreeMap<&Piece, Vec<usize>>,
+        by_serial: &BTreeMap<&str, Vec<usize>>,
         shared_serials: &BTreeSet<&Piece>,
     ) -> Matches {
         let mut found = Matches::default();
         let Some(mine) = self.seen_pieces.get(i) else {
             return found;
         };
+        let same_serial = mine.serial_text().and_then(|text| by_serial.get(text));
         let near: BTreeSet<usize> = mine
             .identifying()
             .filter_map(|piece| by_piece.get(piece))
+            .chain(same_serial)
             .flatten()
             .copied()
             .collect();
@@ -121,6 +130,10 @@ impl Resolver<'_> {
             match evidence::relate(mine, theirs) {
                 Relation::Same => {
                     found.same.insert(k);
+                }
+                Relation::SameSerial => {
+                    found.same.insert(k);
+                    found.by_serial = true;
                 }
                 Relation::Clash(words) => {
                     found.clash.push((
@@ -142,6 +155,14 @@ impl Resolver<'_> {
                         drive.id
                     ),
                 )),
+                Relation::Renamed { words, same_model } => found.renamed.push((
+                    k,
+                    same_model,
+                    format!(
+                        "it could be {}, which is on record and not seen now: {words}",
+                        drive.id
+                    ),
+                )),
                 Relation::Resembles(_) | Relation::Different => {}
             }
         }
@@ -151,7 +172,8 @@ impl Resolver<'_> {
     /// Devices that carry the same evidence as another device that is seen now.
     fn duplicates(&self) -> BTreeMap<usize, BTreeSet<String>> {
         let mut conflicts: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        for (_, mut holders) in index(self.seen_pieces) {
+        let by_serial = index_serials(self.seen_pieces).into_values();
+        for mut holders in index(self.seen_pieces).into_values().chain(by_serial) {
             // By place, so that the twins that are named do not hang on the order of the question.
             holders.sort_by_cached_key(|i| self.place(*i));
             for &a in &holders {
@@ -185,6 +207,12 @@ impl Resolver<'_> {
             let unseen = found.resembles.iter().filter(|(k, _)| !claimed.contains_key(k));
             reasons.extend(unseen.map(|(_, reason)| reason.clone()));
         }
+        let unnamed = found.same.is_empty();
+        let renamed = found.renamed.iter().filter(|(k, same_model, _)| {
+            // With a record of its own, it is another's only where the other's name may be what is left of it.
+            !claimed.contains_key(k) && (unnamed || (found.by_serial && *same_model))
+        });
+        reasons.extend(renamed.map(|(.., reason)| reason.clone()));
         if found.same.len() > 1 {
             let ids: BTreeSet<&str> = found
                 .same
@@ -318,6 +346,17 @@ fn index(all: &[Pieces]) -> BTreeMap<&Piece, Vec<usize>> {
     for (i, pieces) in all.iter().enumerate() {
         for piece in pieces.identifying() {
             index.entry(piece).or_default().push(i);
+        }
+    }
+    index
+}
+
+/// Which drives have a serial of this text and a model, whatever model.
+fn index_serials(all: &[Pieces]) -> BTreeMap<&str, Vec<usize>> {
+    let mut index: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, pieces) in all.iter().enumerate() {
+        if let Some(text) = pieces.named_serial() {
+            index.entry(text).or_default().push(i);
         }
     }
     index
