@@ -3,5 +3,6 @@
 
 mod bed;
 mod classes;
+mod hotplug;
 mod pull;
 mod rig;
