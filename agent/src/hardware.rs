@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod holders;
+mod host;
 pub mod ioctl;
 pub mod linux;
 mod mounts;

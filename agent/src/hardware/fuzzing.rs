@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::host::Live;
 use super::sysfs::Sysfs;
 use super::uevent::Event;
 use super::{Device, Health, Mount, Swap, mounts, nvme, nvme_cli, sim, smart, sysfs, udev, uevent};
@@ -83,7 +84,7 @@ pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
 /// Everything that a `/sys` says of one device; whether it counts as a drive; what lies below it.
 #[must_use]
 pub fn sys(host_root: &Path, name: &str) -> (Option<Device>, bool, Vec<String>) {
-    let sys = Sysfs::new(host_root);
+    let sys = Sysfs::new(std::sync::Arc::new(Live::new(host_root)));
     let drive = sys.is_drive(name, None);
     let _ = (
         sys.partitions(name),
