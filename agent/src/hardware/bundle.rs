@@ -19,7 +19,8 @@
 //! | `programs` | command lines, exit status and output |
 //! | `mounts` | lines of mount tables that speak of devices |
 //!
-//! What was not there is left out; what failed is `{"failed": {...}}`.
+//! What was not there is left out; what failed is `{"failed": {...}}`. The devices that a bundle shows are those of the
+//! machine but for the names; of a drive with very many mounts, others may be told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use super::host::Live;
 use super::sysfs::Sysfs;
 use super::uevent::Event;
-use super::{Device, Health, Mount, Swap, mounts, nvme, nvme_cli, sim, smart, sysfs, udev, uevent};
+use super::{
+    Depth, Device, Hardware as _, Health, Mount, Swap, bundle, mounts, nvme, nvme_cli, sim, smart, sysfs,
+    udev, uevent,
+};
 
 /// Mounts of a mountinfo table.
 #[must_use]
@@ -100,10 +104,19 @@ pub fn meaningful(text: &str) -> Option<String> {
     sysfs::meaningful(text)
 }
 
-/// How many devices a description of a simulated machine has.
+/// How many devices a simulated machine has, in a description or a bundle.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn simulation(bytes: &[u8]) -> Result<usize, String> {
-    sim::parse(bytes).map(|picture| picture.devices.len())
+    let Some(machine) = bundle::machine(bytes) else {
+        return sim::parse(bytes).map(|picture| picture.devices.len());
+    };
+    let machine = machine?;
+    let around = machine.surroundings();
+    let names = machine.list().map_err(|fault| fault.detail)?;
+    let devices = names
+        .iter()
+        .filter_map(|name| machine.probe(name, &around, Depth::default(), Instant::now()));
+    Ok(devices.count())
 }

@@ -57,7 +57,7 @@ impl Sysfs {
                     .is_some_and(|file| self.host.lies_under(&file, folder))
             });
         counts
-            && self.host.resolve(&format!("/sys/block/{name}")).is_ok()
+            && self.host.inode(&format!("/sys/block/{name}")).is_some()
             && self.attr(name, "hidden").as_deref() != Some("1")
     }
 

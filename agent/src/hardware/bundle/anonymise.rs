@@ -29,7 +29,14 @@ fn rewrite(bundle: &Bundle, words: &mut Words) -> Bundle {
         }),
         folders: map(&bundle.folders, |path, names| (words.bus(path), names.clone())),
         links: map(&bundle.links, |path, to| (words.bus(path), words.bus(to))),
-        inodes: map(&bundle.inodes, |path, inode| (words.path(path), *inode)),
+        inodes: map(&bundle.inodes, |path, inode| {
+            let other = if path.starts_with("/sys/") {
+                words.bus(path)
+            } else {
+                words.path(path)
+            };
+            (other, *inode)
+        }),
         included: bundle.included.iter().map(|path| words.path(path)).collect(),
         devices: map(&bundle.devices, |path, opened| {
             (path.clone(), device(opened, words))

@@ -1,10 +1,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::hardware::{Device, HolderKind, Surroundings, sim};
+use crate::watcher::{Watcher, WatcherConfig};
 
 mod zoo;
 
@@ -57,6 +59,86 @@ fn a_recorded_machine_shows_the_devices_that_the_machine_showed() {
     let bundle = reread(&recorder.take());
     let (around, replayed) = view(&bundle.machine());
     assert_eq!((around.mounts.len(), replayed), (seen.0.mounts.len(), seen.1));
+}
+
+#[test]
+#[ignore = "needs root and loop devices"]
+fn real_loop_devices_are_shown_as_they_are_and_only_their_names_are_others() {
+    let folder = tempfile::Builder::new().prefix("secretfolder").tempdir().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let attach = |name: &str| {
+        let path = folder.path().join(name);
+        fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+        run("losetup", &["--find", "--show", path.to_str().unwrap()])
+    };
+    let loops: Vec<String> = ["blank", "mounted", "volume"].map(attach).into();
+    let mount_point = folder.path().join("secretpoint");
+    fs::create_dir(&mount_point).unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-L", "secretlabel", &loops[1]]);
+    run("mkswap", &["-L", "secretswap", &loops[2]]);
+    run("mount", &[&loops[1], mount_point.to_str().unwrap()]);
+    let config = LinuxConfig {
+        include_loop: Some(folder.path().to_owned()),
+        ..LinuxConfig::default()
+    };
+    let ours = |mut seen: Vec<Device>| {
+        seen.retain(|device| loops.contains(&device.dev_path));
+        seen
+    };
+    let live = ours(view(&Linux::new(config.clone())).1);
+    let recorder = Arc::new(Recorder::new(Live::new(&config.host_root)));
+    let recording = Linux::over(Arc::clone(&recorder) as _, config.clone());
+    view(&recording);
+    let recorded = recorder.take();
+    let captured = capture(config);
+    run("umount", &[&loops[1]]);
+    loops
+        .iter()
+        .for_each(|device| drop(run("losetup", &["--detach", device])));
+    assert_eq!(live.len(), 3);
+    assert_eq!(live, ours(devices(&reread(&recorded))));
+    let (other, mut words) = anonymise::anonymise(&recorded);
+    let mut expected: Vec<Device> = live
+        .into_iter()
+        .map(|device| renamed(device, &mut words))
+        .collect();
+    let mut found: Vec<Device> = ours(devices(&reread(&other))).into_iter().map(sorted).collect();
+    expected.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(found, expected);
+    let text = captured.unwrap().text;
+    assert!(text.contains("swap area") && !text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn the_watcher_takes_a_bundle_for_a_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("machine.json");
+    let bundle = zoo::bundle(&[Drive::example()]);
+    fs::write(&path, bundle.text().unwrap()).unwrap();
+    let config = WatcherConfig {
+        discover_interval: Duration::from_secs(3600),
+    };
+    let (mut pictures, _handle) = Watcher::spawn(sim::open(&path).unwrap(), config).unwrap();
+    let expected = devices(&bundle);
+    // Health comes after the first round.
+    let shown = pictures.wait_for(|picture| {
+        let what = |device: &Device| {
+            let device = sorted(device.clone());
+            (device.evidence, device.usage, device.health)
+        };
+        let seen = picture.devices.values().map(|device| what(device));
+        picture.complete && seen.eq(expected.iter().map(what))
+    });
+    let waiting = tokio::time::timeout(Duration::from_secs(20), shown);
+    assert!(waiting.await.expect("in time").is_ok());
 }
 
 #[test]
@@ -191,7 +273,7 @@ fn renamed(mut device: Device, words: &mut Words) -> Device {
     sorted(device)
 }
 
-/// Mounts are told in the order of their names.
+/// Mounts are told in the order of their names; the picture has every holder sorted.
 fn sorted(mut device: Device) -> Device {
     device.usage.holders.sort();
     device

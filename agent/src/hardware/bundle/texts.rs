@@ -49,7 +49,7 @@ fn udev_property(key: &str, value: &str, words: &mut Words) -> String {
         "SCSI_VENDOR",
         "SCSI_REVISION",
     ];
-    const STAYS: [&str; 12] = [
+    const STAYS: [&str; 14] = [
         "ID_ATA",
         "ID_BUS",
         "ID_FS_TYPE",
@@ -61,17 +61,12 @@ fn udev_property(key: &str, value: &str, words: &mut Words) -> String {
         "ID_PART_ENTRY_TYPE",
         "ID_PART_TABLE_TYPE",
         "ID_TYPE",
+        "MD_LEVEL",
+        "MPATH_SBIN_PATH",
         "SCSI_TYPE",
     ];
     // ID_SERIAL is model and serial number together.
-    const NAMES: [&str; 6] = [
-        "SERIAL_SHORT",
-        "SCSI_SERIAL",
-        "IDENT_SERIAL",
-        "UUID",
-        "LABEL",
-        "NAME",
-    ];
+    const NAMES: [&str; 5] = ["SERIAL_SHORT", "SCSI_SERIAL", "IDENT_SERIAL", "UUID", "LABEL"];
     let has = |part: &str| key.contains(part);
     if PLAIN.contains(&key) {
         words.plain(value);
@@ -80,7 +75,7 @@ fn udev_property(key: &str, value: &str, words: &mut Words) -> String {
         value.to_owned()
     } else if has("WWN") || has("NAA") || has("EUI64") {
         words.wwn(value)
-    } else if NAMES.iter().any(|part| has(part)) {
+    } else if NAMES.iter().any(|part| has(part)) || key.ends_with("_NAME") || key == "PARTNAME" {
         words.field(value)
     } else {
         words.strictly(value)

@@ -69,10 +69,9 @@ impl Words {
             return self.strictly(text);
         }
         let digits = canonical(bare(trimmed));
-        let naa = !trimmed.starts_with("eui.");
         let vendor = match (digits.len(), digits.as_bytes().first()) {
-            (16, Some(b'5')) | (32, Some(b'6')) if naa => 7,
-            (16, _) => 6,
+            (16, _) if trimmed.starts_with("eui.") => 6,
+            (16, Some(b'5')) | (32, Some(b'6')) => 7,
             _ => 0,
         };
         self.id_of(text, vendor)
@@ -133,7 +132,7 @@ impl Words {
         words(text).map(canonical).any(|word| {
             let sure = word.len() >= 8 && word.chars().any(|c| c.is_ascii_digit());
             let own = self.known.get(&word).is_some_and(|known| known.field);
-            sure && own && !self.is_plain(&word) && !self.taken.contains(&word)
+            sure && own && !self.is_plain(&word) && !is_kernel_name(&word) && !self.taken.contains(&word)
         })
     }
 
@@ -171,7 +170,9 @@ impl Words {
         let found: Vec<String> = words(text).map(canonical).collect();
         let mut whole = vec![false; found.len()];
         for value in &self.values {
-            let common = value.iter().all(|word| self.is_plain(word));
+            let common = value
+                .iter()
+                .all(|word| self.is_plain(word) || is_kernel_name(word));
             if common || value.iter().map(String::len).sum::<usize>() < 4 {
                 continue;
             }
@@ -220,7 +221,7 @@ impl Words {
             return word.to_owned();
         }
         let known = self.known.get(&name).is_some_and(|known| known.field);
-        let swept = known && name.len() >= 4 && !is_common(&name);
+        let swept = known && name.len() >= 4 && !is_common(&name) && !is_kernel_name(&name);
         if swept || (!known && !self.is_plain(&name) && !is_kernel_name(&name) && unknown(&name)) {
             self.replace(word, false, 0)
         } else {
@@ -229,7 +230,9 @@ impl Words {
     }
 
     fn is_plain(&self, word: &str) -> bool {
-        is_common(word) || self.plain.contains(word)
+        let plain = |word: &str| is_common(word) || self.plain.contains(word);
+        // udev writes `0ATA`, `1ATA` and `SATA` for a SCSI id of the vendor ATA.
+        plain(word) || word.strip_prefix(['0', '1', 's']).is_some_and(plain)
     }
 
     /// The text with every word replaced that is `own`.

@@ -151,7 +151,7 @@ impl Maker {
         let class = format!("/sys/class/block/{name}");
         let own = format!("{at}/block/{name}");
         self.folder("/sys/block", &[name]);
-        self.link(&format!("/sys/block/{name}"), &own);
+        self.0.inodes.insert(format!("/sys/block/{name}"), Inode::Other);
         self.link(&class, &own);
         self.file(&format!("{class}/dev"), format!("{number}\n"));
         self.file(&format!("{class}/size"), "131072\n");

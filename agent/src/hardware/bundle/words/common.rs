@@ -2,11 +2,11 @@
 
 /// Words of buses, links, kernels, tools: never swept out of a text.
 const COMMON: &str = "\
-    add agent ata boot bus by com crypt ctl data deleted dev device disk diskseq dm drive efi end eui \
+    add agent ata block boot bus by com crypt ctl data deleted dev device devices disk diskseq dm drive efi end eui \
     exp fc filesystem harddisk host id ip iscsi label linux luks1 luks2 lun lvm mapper md media mode \
     mpath naa name net none nqn nvme nvmexpress org part partition partlabel partuuid path pci phy plain \
     platform port pv qemu ro root rw sas sata scsi sleep smartctl standby subsystem swap system t10 temp \
-    usb uuid verity virtio vmbus volume wwn";
+    usb uuid verity virtio virtual vmbus volume wwn";
 
 /// Folders that every system has.
 const FOLDERS: &str = "\
@@ -42,13 +42,18 @@ pub(super) fn is_kernel_name(word: &str) -> bool {
     ata b bcache c dm exp host loop lun md mmcblk n nbd nvme p part pci phy pmem port sr target usb vd \
     virtio zram";
     let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
-    let disk = ["sd", "vd", "hd", "xvd"]
+    let partition = word.len() - letters.len() <= 3;
+    let disk = ["sd", "vd", "xvd"]
         .iter()
         .filter_map(|prefix| letters.strip_prefix(prefix))
         .any(|rest| (1..=3).contains(&rest.len()) && rest.chars().all(|c| c.is_ascii_lowercase()));
-    let numbered = word
-        .split(|c: char| c.is_ascii_digit())
-        .filter(|part| !part.is_empty())
-        .all(|part| has(NUMBERED, part));
-    disk || (numbered && word.starts_with(|c: char| c.is_ascii_lowercase()) && word.len() > 1)
+    let numbers = word
+        .split(|c: char| !c.is_ascii_digit())
+        .all(|run| run.len() <= 4);
+    let numbered = numbers
+        && word
+            .split(|c: char| c.is_ascii_digit())
+            .filter(|part| !part.is_empty())
+            .all(|part| has(NUMBERED, part));
+    (disk && partition) || (numbered && word.starts_with(|c: char| c.is_ascii_lowercase()) && word.len() > 1)
 }

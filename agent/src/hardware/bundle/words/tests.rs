@@ -108,6 +108,31 @@ fn a_serial_number_is_found_within_other_texts() {
 }
 
 #[test]
+fn what_udev_files_of_a_real_disk_loses_its_names_and_nothing_else() {
+    // Debian 12 in a virtual machine.
+    let text = "S:disk/by-id/wwn-0x500ee01fb131f08e\nS:disk/by-id/scsi-3500ee01fb131f08e\n\
+        S:disk/by-id/scsi-SATA_TESTCORP_HDD7200_SATA-hdd0\nS:disk/by-id/scsi-1ATA_TESTCORP_HDD7200_SATA-hdd0\n\
+        S:disk/by-diskseq/14\nS:disk/by-path/pci-0000:00:1f.2-ata-1.0\nI:12407688\nE:SCSI_VENDOR=ATA\n\
+        E:SCSI_VENDOR_ENC=ATA\\x20\\x20\\x20\\x20\\x20\nE:SCSI_IDENT_SERIAL=SATA-hdd0\n\
+        E:SCSI_IDENT_LUN_T10=ATA_TESTCORP_HDD7200_SATA-hdd0\nE:SCSI_IDENT_LUN_NAA_REG=500ee01fb131f08e\n\
+        E:ID_MODEL=TESTCORP_HDD7200\nE:ID_MODEL_ENC=TESTCORP\\x20HDD7200\nE:ID_TYPE=disk\nE:ID_BUS=ata\n\
+        E:ID_WWN=0x500ee01fb131f08e\nE:ID_SERIAL=TESTCORP_HDD7200_SATA-hdd0\nE:ID_SERIAL_SHORT=SATA-hdd0\n\
+        E:ID_PATH=pci-0000:00:1f.2-ata-1.0\nE:MPATH_SBIN_PATH=/sbin\nG:systemd\nQ:systemd\nV:1\n";
+    let mut words = Words::default();
+    let place = super::super::texts::udev;
+    place(text, &mut words);
+    words.settle();
+    let after = place(text, &mut words);
+    let (serial, wwn) = (words.field("SATA-hdd0"), words.field("500ee01fb131f08e"));
+    assert_eq!(
+        after,
+        text.replace("SATA-hdd0", &serial)
+            .replace("500ee01fb131f08e", &wwn)
+    );
+    assert!(wwn.starts_with("500ee01"));
+}
+
+#[test]
 fn places_of_the_kernel_and_common_words_stay_and_the_rest_does_not() {
     let path = |text: &str| renamed(&[text.to_owned()], Words::path).remove(0);
     for stays in [
