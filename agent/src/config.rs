@@ -63,9 +63,10 @@ pub struct Args {
     #[arg(long, global = true, env = "LOG_JSON")]
     pub log_json: bool,
     /// Loop devices whose backing file lies under DIR count as drives
-    #[arg(long, env = "INCLUDE_LOOP", value_name = "DIR")]
+    #[arg(long, global = true, env = "INCLUDE_LOOP", value_name = "DIR")]
     pub include_loop: Option<PathBuf>,
-    /// Drives from a JSON file instead of the machine; the file is read again when it changes
+    /// Drives from a JSON file instead of the machine: a description, which is read again when it changes, or a
+    /// bundle that `capture` made
     #[arg(long, env = "SIMULATE", value_name = "FILE")]
     pub simulate: Option<PathBuf>,
     /// The storage program: a path, or a name to look for in PATH
@@ -80,10 +81,16 @@ pub struct Args {
 }
 
 /// What else the program can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Stop every member of this node and unmount it; its data and its mark stay
     StopMembers,
+    /// Write down what this machine's drives answer, for --simulate, with other serial numbers, ids and names
+    Capture {
+        /// File to make; default: standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// The configuration, as meant.
@@ -188,6 +195,9 @@ impl Config {
             judge.wrong("--log-level", error.to_string());
         }
         let runs = args.command.is_none();
+        if let Some(Command::Capture { output }) = &args.command {
+            config.judge_capture(&mut judge, output.as_deref());
+        }
         config.judge_files(&mut judge);
         if runs {
             config.judge_token(&mut judge);
@@ -225,6 +235,15 @@ impl Config {
             let ca =
                 readable(file).and_then(|pem| enrol::certificates(&pem).map_err(|e| e.to_string()).map(drop));
             judge.take("--ca-file", ca);
+        }
+    }
+
+    fn judge_capture(&self, judge: &mut Judge, output: Option<&Path>) {
+        if let Some(file) = output.filter(|file| file.symlink_metadata().is_ok()) {
+            judge.wrong("--output", format!("{} is there already", file.display()));
+        }
+        if self.simulate.is_some() {
+            judge.wrong("--simulate", "a capture is of this machine");
         }
     }
 
@@ -363,6 +382,32 @@ mod tests {
         assert_eq!(args.command, Some(Command::StopMembers));
         assert_eq!(args.data_dir, Path::new("/no/such/folder"));
         assert!(Config::from_args(args).is_ok());
+    }
+
+    #[test]
+    fn a_capture_needs_no_token_overwrites_nothing_and_is_of_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let judge = |file: &str, more: &[&str]| {
+            let file = dir.path().join(file);
+            let line = ["agent", "capture", "--data-dir", "/no/such/folder", "--output"];
+            let words = line
+                .into_iter()
+                .chain([file.to_str().unwrap()])
+                .chain(more.iter().copied());
+            let errors = Config::from_args(Args::try_parse_from(words).unwrap()).err();
+            errors
+                .unwrap_or_default()
+                .iter()
+                .map(|e| e.flag)
+                .collect::<Vec<_>>()
+        };
+        assert!(judge("new", &[]).is_empty());
+        fs::write(dir.path().join("old"), "").unwrap();
+        assert_eq!(judge("old", &[]), ["--output"]);
+        assert_eq!(
+            judge("new", &["--include-loop", "/no/such/folder"]),
+            ["--include-loop"]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The only door to the machine.
 //!
 //! Everything the agent knows about drives comes through [`Hardware`]: bytes of the kernel go in, plain structs
-//! come out. [`linux::Linux`] asks a real kernel, [`sim::Sim`] reads a JSON file. An observation never fails as a
+//! come out. [`linux::Linux`] asks a real kernel, or a [`bundle`] of what one answered; [`sim::Sim`] reads a JSON file. An observation never fails as a
 //! whole: a probe answers the facts it could find, and a [`Fault`] for each one it could not.
 //!
 //! It never writes to a drive, never decides what a drive is good for, and never names one: the controller draws
@@ -9,9 +9,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod bundle;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod holders;
+mod host;
 pub mod ioctl;
 pub mod linux;
 mod mounts;

@@ -9,6 +9,7 @@ use std::{
     io::{self, Write as _},
     net::{SocketAddr, TcpListener},
     os::unix::fs::DirBuilderExt as _,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -20,9 +21,9 @@ use smart_storage_agent::{
     config::{Args, Command, Config},
     enrol::Enrolment,
     hardware::{
-        Hardware,
+        Hardware, bundle,
         linux::{Linux, LinuxConfig},
-        sim::Sim,
+        sim,
     },
     inventory::Inventory,
     machine,
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let (command, level, json) = (args.command, args.log_level.clone(), args.log_json);
+    let (command, level, json) = (args.command.clone(), args.log_level.clone(), args.log_json);
     let config = match Config::from_args(args) {
         Ok(config) => config,
         Err(errors) => {
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         .map_err(anyhow::Error::msg)
         .and_then(|()| match command {
             Some(Command::StopMembers) => stop_members(&config),
+            Some(Command::Capture { output }) => capture(&config, output.as_deref()),
             None => start(config),
         });
     match done {
@@ -143,17 +145,51 @@ fn stop_members(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn linux_config(config: &Config) -> LinuxConfig {
+    LinuxConfig {
+        host_root: config.host_root.clone(),
+        include_loop: config.include_loop.clone(),
+        ..LinuxConfig::default()
+    }
+}
+
+fn capture(config: &Config, output: Option<&Path>) -> anyhow::Result<()> {
+    let captured = bundle::capture(linux_config(config))?;
+    match output {
+        Some(path) => File::create_new(path)
+            .and_then(|mut file| file.write_all(captured.text.as_bytes()))
+            .with_context(|| format!("--output: {}", path.display()))?,
+        None => io::stdout()
+            .write_all(captured.text.as_bytes())
+            .context("standard output")?,
+    }
+    say(&format!(
+        "{} drives: {}",
+        captured.drives.len(),
+        captured.drives.join(" ")
+    ));
+    say(&format!(
+        "{} words of serial numbers, ids, labels, names and paths are replaced; models and firmware are not",
+        captured.replaced
+    ));
+    for fault in captured.faults {
+        let device = if fault.device.is_empty() {
+            "the node"
+        } else {
+            &fault.device
+        };
+        say(&format!("not seen: {device}, {}: {}", fault.probe, fault.detail));
+    }
+    Ok(())
+}
+
 fn start(config: Config) -> anyhow::Result<()> {
     let health = bind("--health-addr", config.health_addr)?;
     let metrics = bind("--metrics-addr", config.metrics_addr)?;
     let _lock = lock(&config)?;
     let hardware: Arc<dyn Hardware> = match &config.simulate {
-        Some(file) => Arc::new(Sim::open(file).context("--simulate")?),
-        None => Arc::new(Linux::new(LinuxConfig {
-            host_root: config.host_root.clone(),
-            include_loop: config.include_loop.clone(),
-            ..LinuxConfig::default()
-        })),
+        Some(file) => sim::open(file).context("--simulate")?,
+        None => Arc::new(Linux::new(linux_config(&config))),
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(run(config, hardware, health, metrics));

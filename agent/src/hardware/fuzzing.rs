@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
+use super::host::Live;
 use super::sysfs::Sysfs;
 use super::uevent::Event;
-use super::{Device, Health, Mount, Swap, mounts, nvme, nvme_cli, sim, smart, sysfs, udev, uevent};
+use super::{
+    Depth, Device, Hardware as _, Health, Mount, Swap, bundle, mounts, nvme, nvme_cli, sim, smart, sysfs,
+    udev, uevent,
+};
 
 /// Mounts of a mountinfo table.
 #[must_use]
@@ -83,7 +88,7 @@ pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
 /// Everything that a `/sys` says of one device; whether it counts as a drive; what lies below it.
 #[must_use]
 pub fn sys(host_root: &Path, name: &str) -> (Option<Device>, bool, Vec<String>) {
-    let sys = Sysfs::new(host_root);
+    let sys = Sysfs::new(std::sync::Arc::new(Live::new(host_root)));
     let drive = sys.is_drive(name, None);
     let _ = (
         sys.partitions(name),
@@ -99,10 +104,19 @@ pub fn meaningful(text: &str) -> Option<String> {
     sysfs::meaningful(text)
 }
 
-/// How many devices a description of a simulated machine has.
+/// How many devices a simulated machine has, in a description or a bundle.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn simulation(bytes: &[u8]) -> Result<usize, String> {
-    sim::parse(bytes).map(|picture| picture.devices.len())
+    let Some(machine) = bundle::machine(bytes) else {
+        return sim::parse(bytes).map(|picture| picture.devices.len());
+    };
+    let machine = machine?;
+    let around = machine.surroundings();
+    let names = machine.list().map_err(|fault| fault.detail)?;
+    let devices = names
+        .iter()
+        .filter_map(|name| machine.probe(name, &around, Depth::default(), Instant::now()));
+    Ok(devices.count())
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc::{self, c_int, c_void};
+use serde::{Deserialize, Serialize};
 
 mod raw {
     use super::{BlkpgArg, LoopInfo64, NvmeAdminCmd};
@@ -90,7 +91,7 @@ const BLKPG_ADD_PARTITION: c_int = 1;
 const BLKPG_DEL_PARTITION: c_int = 2;
 
 /// What a loop device is laid over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoopStatus {
     /// Device number of the file system that holds the backing file.
     pub backing_device: u64,

@@ -6,23 +6,22 @@
 //! sleeping disks sleep on; and nothing here is a promise: `member` proves everything anew before it writes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use parking_lot::Mutex;
 
 use super::holders::{self, Node};
-use super::signatures::{self, Findings};
+use super::host::{Host, Live};
+use super::signatures::Findings;
 use super::sysfs::{Sysfs, meaningful};
 use super::udev::Udev;
 use super::{
     Depth, Device, Evidence, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings,
-    Transport, Usage, ioctl, mounts,
+    Transport, Usage, mounts,
 };
 
 mod health;
@@ -51,7 +50,9 @@ impl Default for LinuxConfig {
 /// The machine that this process runs on.
 #[derive(Debug)]
 pub struct Linux {
-    config: LinuxConfig,
+    include_loop: Option<PathBuf>,
+    health_interval: Duration,
+    host: Arc<dyn Host>,
     sys: Sysfs,
     udev: Udev,
     memory: Mutex<HashMap<String, Memory>>,
@@ -97,22 +98,24 @@ struct Asked {
 impl Linux {
     /// Nothing is read before the first call.
     pub fn new(config: LinuxConfig) -> Self {
-        let (sys, udev) = (Sysfs::new(&config.host_root), Udev::new(&config.host_root));
+        let host = Arc::new(Live::new(&config.host_root));
+        Self::over(host, config)
+    }
+
+    /// The same probes over another host; `host_root` is not looked at.
+    pub(super) fn over(host: Arc<dyn Host>, config: LinuxConfig) -> Self {
         Self {
-            config,
-            sys,
-            udev,
+            include_loop: config.include_loop,
+            health_interval: config.health_interval,
+            sys: Sysfs::new(Arc::clone(&host)),
+            udev: Udev::new(Arc::clone(&host)),
+            host,
             memory: Mutex::default(),
         }
     }
 
-    /// The path at which this process finds a node of the host's `/dev`.
-    pub fn node_path(&self, dev_path: &str) -> PathBuf {
-        self.config.host_root.join(dev_path.trim_start_matches('/'))
-    }
-
     fn loops(&self) -> Option<&Path> {
-        self.config.include_loop.as_deref()
+        self.include_loop.as_deref()
     }
 
     /// The drive, its partitions, and everything above them.
@@ -198,21 +201,14 @@ impl Linux {
 
     fn read(&self, device: &Device) -> Content {
         let mut content = Content::default();
-        let fault = |what: &str, error: &io::Error| unread(device, what, error);
-        let file = match self.open(device, 0) {
-            Ok(file) => file,
-            Err(error) => {
-                content.faults.push(fault("opening", &error));
+        let look = match self.host.look(device) {
+            Ok(look) => look,
+            Err(unread) => {
+                content.faults.push(fault(device, &unread.doing, &unread.error));
                 return content;
             }
         };
-        let size = match ioctl::size_bytes(file.as_fd()) {
-            Ok(size) => size,
-            Err(error) => {
-                content.faults.push(fault("asking the size of", &error));
-                return content;
-            }
-        };
+        let size = look.size_bytes;
         if Some(size) != device.size_bytes {
             let detail = format!(
                 "the device has {size} bytes, and /sys says {:?}",
@@ -223,7 +219,7 @@ impl Linux {
                 .push(Fault::failed(Probe::Sysfs, &device.name, detail));
         }
         if device.transport == Transport::Loop {
-            let status = ioctl::loop_status(file.as_fd()).ok();
+            let status = look.loop_status;
             content.loop_inode = status.map(|s| format!("{}:{}", s.backing_device, s.backing_inode));
             let offset = status.map_or(0, |status| status.offset);
             if let Some(trouble) = self.sys.loop_trouble(&device.name, offset, size) {
@@ -232,44 +228,23 @@ impl Linux {
                     .push(Fault::failed(Probe::Sysfs, &device.name, trouble));
             }
         }
-        let findings = signatures::examine(&file, size);
-        // The proof reads 33 MiB: not worth keeping in the page cache.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         content.faults.extend(
-            findings
+            look.findings
                 .errors
                 .iter()
                 .map(|error| Fault::failed(Probe::Signatures, &device.name, error.clone())),
         );
-        content.findings = Some(findings);
+        content.findings = Some(look.findings);
         content
     }
 
     /// Whether nobody else holds it. Never remembered: a holder comes and goes without an event and without a write.
     /// It reads no medium, and closing what was opened to read makes no event.
     fn exclusive(&self, device: &Device) -> Result<bool, Fault> {
-        match self.open(device, libc::O_EXCL) {
-            Ok(_) => Ok(true),
+        match self.host.hold(device) {
+            Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
-            Err(error) => Err(unread(device, "opening exclusively", &error)),
-        }
-    }
-
-    /// Opens the device to read, and makes sure that it is this device and not only one of that name.
-    fn open(&self, device: &Device, flags: i32) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | flags)
-            .open(self.node_path(&device.dev_path))?;
-        let number = file.metadata()?.rdev();
-        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-        if (major, minor) == (device.major, device.minor) {
-            Ok(file)
-        } else {
-            Err(io::Error::other(format!(
-                "it is device {major}:{minor}, not {}:{}",
-                device.major, device.minor
-            )))
+            Err(error) => Err(fault(device, "opening exclusively", &error)),
         }
     }
 
@@ -332,7 +307,7 @@ impl Hardware for Linux {
     }
 
     fn surroundings(&self) -> Surroundings {
-        mounts::read(&self.config.host_root)
+        mounts::read(self.host.as_ref())
     }
 
     fn probe(&self, name: &str, around: &Surroundings, depth: Depth, now: Instant) -> Option<Device> {
@@ -422,7 +397,7 @@ impl Hardware for Linux {
             .and_then(|memory| memory.asked.as_ref())
             .is_none_or(|asked| {
                 asked.disk_sequence != device.disk_sequence
-                    || now.saturating_duration_since(asked.at) >= self.config.health_interval
+                    || now.saturating_duration_since(asked.at) >= self.health_interval
             })
     }
 
@@ -435,29 +410,30 @@ impl Hardware for Linux {
             .then(|| self.sys.name_of(mount.major, mount.minor))
             .flatten();
         let name = by_number.or_else(|| {
-            let path = self.node_path(&mount.source).canonicalize().ok()?;
-            Some(path.file_name()?.to_string_lossy().into_owned())
+            let path = self.host.resolve(&mount.source).ok()?;
+            Some(path.rsplit('/').next()?.to_owned())
         });
         name.map(|name| self.drives_below(&name)).unwrap_or_default()
     }
 
     fn settled(&self, name: &str) -> bool {
         match self.sys.number_of(name) {
+            _ if !self.host.is_live() => true,
             Some((major, minor)) => self.udev.settled(major, minor, self.sys.disk_sequence(name)),
             None => true,
         }
     }
 
     fn has_events(&self) -> bool {
-        true
+        self.host.is_live()
     }
 
     fn watched_tables(&self) -> Vec<PathBuf> {
-        mounts::watched(&self.config.host_root)
+        self.host.watched()
     }
 }
 
-fn unread(device: &Device, what: &str, error: &io::Error) -> Fault {
+fn fault(device: &Device, what: &str, error: &io::Error) -> Fault {
     Fault::failed(
         Probe::Signatures,
         &device.name,

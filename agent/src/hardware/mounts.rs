@@ -7,51 +7,43 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::host::{Host, MountTable};
 use super::{Fault, Mount, Probe, Surroundings, Swap};
 
-/// Every mount of a block device and every swap area of the machine whose root is `host_root`.
-pub(super) fn read(host_root: &Path) -> Surroundings {
-    let proc = host_root.join("proc");
+/// Every mount of a block device and every swap area of the host.
+pub(super) fn read(host: &dyn Host) -> Surroundings {
     let mut around = Surroundings::default();
     let mut mounts = BTreeSet::new();
-    let mut hosts = BTreeSet::new();
-    for table in tables(host_root) {
-        match fs::read(&table) {
-            Ok(bytes) => mounts.extend(parse_mountinfo(&String::from_utf8_lossy(&bytes))),
-            Err(error) => around.faults.push(Fault::failed(
-                Probe::Mounts,
-                "",
-                format!("reading {}: {error}", table.display()),
-            )),
-        }
-    }
-    hosts.extend(mounts.iter().map(|m| (m.major, m.minor, m.source.clone())));
+    let mut known = BTreeSet::new();
     let mut hidden = false;
-    for (pid, table) in other_namespaces(&proc) {
-        let bytes = match fs::read(&table) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                // A process that ended meanwhile is no fault.
-                hidden |= error.kind() == io::ErrorKind::PermissionDenied;
-                continue;
-            }
-        };
-        for mount in parse_mountinfo(&String::from_utf8_lossy(&bytes)) {
-            // Containers see copies of the host's mounts: only what nobody else shows is news.
-            if hosts.insert((mount.major, mount.minor, mount.source.clone())) {
-                mounts.insert(Mount {
-                    foreign_pid: Some(pid),
-                    ..mount
-                });
+    host.mount_tables(&mut |table| match (table.text, table.foreign_pid) {
+        (Ok(text), None) => {
+            let found = parse_mountinfo(&String::from_utf8_lossy(&text));
+            known.extend(found.iter().map(Mount::what));
+            mounts.extend(found);
+        }
+        (Ok(text), foreign_pid) => {
+            for mount in parse_mountinfo(&String::from_utf8_lossy(&text)) {
+                // Containers see copies of the host's mounts: only what nobody else shows is news.
+                if known.insert(mount.what()) {
+                    mounts.insert(Mount { foreign_pid, ..mount });
+                }
             }
         }
-    }
+        (Err(error), None) => around.faults.push(Fault::failed(
+            Probe::Mounts,
+            "",
+            format!("reading {}: {error}", table.path),
+        )),
+        // A process that ended meanwhile is no fault.
+        (Err(error), Some(_)) => hidden |= error.kind() == io::ErrorKind::PermissionDenied,
+    });
     if hidden {
         let detail = "mount namespaces of other processes may not be read (CAP_SYS_PTRACE is missing)";
         around.faults.push(Fault::failed(Probe::Mounts, "", detail));
     }
     around.mounts = mounts.into_iter().collect();
-    match fs::read(proc.join("swaps")) {
+    match host.read("/proc/swaps") {
         Ok(bytes) => around.swaps = parse_swaps(&String::from_utf8_lossy(&bytes)),
         Err(error) => around
             .faults
@@ -60,8 +52,32 @@ pub(super) fn read(host_root: &Path) -> Surroundings {
     around
 }
 
+impl Mount {
+    /// Which file system it is, wherever it is seen.
+    pub(super) fn what(&self) -> (u32, u32, String) {
+        (self.major, self.minor, self.source.clone())
+    }
+}
+
+/// Shows every mount table of the machine whose root is `host_root`, the host's own first.
+pub(super) fn show_tables(host_root: &Path, show: &mut dyn FnMut(MountTable)) {
+    let own = tables(host_root).into_iter().map(|path| (None, path));
+    let mut read = |(foreign_pid, path): (Option<u32>, PathBuf)| {
+        show(MountTable {
+            foreign_pid,
+            text: fs::read(&path),
+            path: path.display().to_string(),
+        });
+    };
+    own.for_each(&mut read);
+    other_namespaces(&host_root.join("proc"))
+        .into_iter()
+        .map(|(pid, path)| (Some(pid), path))
+        .for_each(read);
+}
+
 /// The mount tables that speak for the host: that of its first process, and our own where it is another.
-pub(super) fn tables(host_root: &Path) -> Vec<PathBuf> {
+fn tables(host_root: &Path) -> Vec<PathBuf> {
     let proc = host_root.join("proc");
     let namespace = |pid: &str| fs::read_link(proc.join(pid).join("ns/mnt")).ok();
     let first = proc.join("1/mountinfo");
@@ -221,7 +237,7 @@ mod tests {
     #[test]
     fn a_mount_table_that_is_missing_is_a_fault() {
         let empty = tempfile::tempdir().unwrap();
-        let around = read(empty.path());
+        let around = read(&super::super::host::Live::new(empty.path()));
         let probes: Vec<_> = around.faults.iter().map(|fault| fault.probe).collect();
         assert_eq!(probes, [Probe::Mounts, Probe::Swaps]);
     }

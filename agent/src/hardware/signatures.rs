@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::Mark;
 
 mod blank;
@@ -51,7 +53,7 @@ impl Source for [u8] {
 }
 
 /// One thing that was recognised.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// What it is, in words: "ext4 file system", "LVM physical volume of vg0".
     pub description: String,
@@ -64,7 +66,7 @@ pub struct Signature {
 }
 
 /// What an examination found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
     /// Size that was examined, in bytes.
     pub size_bytes: u64,

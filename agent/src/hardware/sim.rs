@@ -15,12 +15,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::{Depth, Device, Fault, Hardware, Mount, Probe, Surroundings};
+use super::{Depth, Device, Fault, Hardware, Mount, Probe, Surroundings, bundle};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +66,22 @@ pub enum SimError {
     },
 }
 
+/// The machine that a file holds: a bundle of what another machine answered, which is read once, or a description.
+///
+/// # Errors
+/// Where it cannot be read or is neither.
+pub fn open(path: &Path) -> Result<Arc<dyn Hardware>, SimError> {
+    let bytes = read(path)?;
+    match bundle::machine(&bytes) {
+        Some(Ok(machine)) => Ok(Arc::new(machine)),
+        Some(Err(detail)) => Err(SimError::Format {
+            path: path.to_owned(),
+            detail,
+        }),
+        None => Ok(Arc::new(Sim::open(path)?)),
+    }
+}
+
 impl Sim {
     /// Reads the description.
     ///
@@ -79,12 +96,15 @@ impl Sim {
     }
 }
 
-fn load(path: &Path) -> Result<Picture, SimError> {
-    let bytes = std::fs::read(path).map_err(|source| SimError::Read {
+fn read(path: &Path) -> Result<Vec<u8>, SimError> {
+    std::fs::read(path).map_err(|source| SimError::Read {
         path: path.to_owned(),
         source,
-    })?;
-    parse(&bytes).map_err(|detail| SimError::Format {
+    })
+}
+
+fn load(path: &Path) -> Result<Picture, SimError> {
+    parse(&read(path)?).map_err(|detail| SimError::Format {
         path: path.to_owned(),
         detail,
     })

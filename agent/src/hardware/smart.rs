@@ -3,9 +3,12 @@
 //! Its exit status is a bit mask, and most bits are news about the drive, not errors of the program. A drive that
 //! sleeps is left asleep, and what it said last stays.
 
+use std::io;
+
 use serde_json::Value;
 
 use super::Health;
+use super::program::Output;
 
 /// What became of asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,24 @@ pub(super) fn parse(status: i32, json: &[u8]) -> Answer {
         return Answer::Unsupported(why.to_owned());
     }
     Answer::Told(health)
+}
+
+/// Why a disk may not be read without the risk of waking it, from what `smartctl` answered; none where it is awake.
+pub(super) fn asleep(answer: &io::Result<Output>) -> Option<String> {
+    let unknown = |why: String| Some(format!("nobody can say whether it sleeps: {why}"));
+    match answer {
+        Ok(Output {
+            status: Some(status),
+            stdout,
+        }) => match parse(*status, stdout) {
+            Answer::Asleep => Some("it sleeps, and is not woken for this".to_owned()),
+            Answer::Failed(why) => unknown(why),
+            Answer::Unsupported(why) if status & BAD_ARGUMENTS != 0 => unknown(why),
+            Answer::Unsupported(_) | Answer::Told(_) => None,
+        },
+        Ok(Output { status: None, .. }) => unknown("smartctl was ended by a signal".to_owned()),
+        Err(error) => unknown(error.to_string()),
+    }
 }
 
 fn messages(root: &Value) -> String {
@@ -152,6 +173,26 @@ mod tests {
         let asleep = br#"{"smartctl":{"messages":[{"string":"Device is in STANDBY mode, exit(2)"}]}}"#;
         assert_eq!(parse(2, asleep), Answer::Asleep);
         assert!(matches!(parse(2, b"{}"), Answer::Failed(_)));
+    }
+
+    #[test]
+    fn only_a_disk_that_is_awake_may_be_read_by_who_must_not_wake_it() {
+        let answered = |status, stdout: &str| {
+            asleep(&Ok(Output {
+                status,
+                stdout: stdout.into(),
+            }))
+        };
+        assert_eq!(answered(Some(4), r#"{"temperature":{"current":38}}"#), None);
+        let sas = r#"{"smart_support":{"available":false}}"#;
+        assert_eq!(answered(Some(4), sas), None, "asked, and awake");
+        let standby = r#"{"smartctl":{"messages":[{"string":"Device is in STANDBY mode, exit(2)"}]}}"#;
+        assert!(answered(Some(2), standby).unwrap().starts_with("it sleeps"));
+        for (status, stdout) in [(Some(1), "{}"), (Some(2), "{}"), (Some(0), "<html>"), (None, "")] {
+            let why = answered(status, stdout).unwrap();
+            assert!(why.starts_with("nobody can say"), "{why}");
+        }
+        assert!(asleep(&Err(io::ErrorKind::NotFound.into())).is_some());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Reading them touches no medium and wakes no drive. It never opens a device.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
+use super::host::Host;
 use super::{Device, Evidence, Kind, NvmeFacts, Transport, Zoned};
 
 /// Names that are no drives of this node: memory, devices above others, removable media, network block devices.
@@ -20,29 +21,19 @@ mod loops;
 /// `/sys` of one machine.
 #[derive(Debug, Clone)]
 pub(super) struct Sysfs {
-    host: PathBuf,
-    root: PathBuf,
+    host: Arc<dyn Host>,
 }
 
 impl Sysfs {
-    pub(super) fn new(host_root: &Path) -> Self {
-        Self {
-            host: host_root.to_owned(),
-            root: host_root.join("sys"),
-        }
+    pub(super) fn new(host: Arc<dyn Host>) -> Self {
+        Self { host }
     }
 
     /// Kernel names of the whole devices that may be drives, hidden paths left out, sorted. Loop devices only where
     /// their backing file lies under `loops`.
     pub(super) fn drives(&self, loops: Option<&Path>) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.root.join("block"))? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if self.is_drive(&name, loops) {
-                names.push(name);
-            }
-        }
-        names.sort();
+        let mut names = self.host.names("/sys/block", "")?;
+        names.retain(|name| self.is_drive(name, loops));
         Ok(names)
     }
 
@@ -56,25 +47,38 @@ impl Sysfs {
             || name.contains('/')
             || NO_DRIVES.iter().any(|prefix| rest_is_number(prefix))
             || name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"))
-            || !self.root.join("block").join(name).exists()
-            || self.attr(name, "hidden").as_deref() == Some("1")
         {
             return false;
         }
-        !name.starts_with("loop") || self.loop_file(name).is_some_and(|file| lies_under(&file, loops))
+        // Most loop devices are nothing: nothing else is asked of them.
+        let counts = !name.starts_with("loop")
+            || loops.is_some_and(|folder| {
+                self.loop_file(name)
+                    .is_some_and(|file| self.host.lies_under(&file, folder))
+            });
+        counts
+            && self.host.inode(&format!("/sys/block/{name}")).is_some()
+            && self.attr(name, "hidden").as_deref() != Some("1")
     }
 
     /// One attribute of a block device (whole or partition), trimmed; none where it is missing or empty.
     pub(super) fn attr(&self, name: &str, attr: &str) -> Option<String> {
-        read_text(&self.class(name).join(attr))
+        self.text(&format!("{}/{attr}", class(name)))
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        let bytes = self.host.read(path).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn children(&self, folder: &str, prefix: &str) -> Vec<String> {
+        self.host.names(folder, prefix).unwrap_or_default()
     }
 
     fn number<T: std::str::FromStr>(&self, name: &str, attr: &str) -> Option<T> {
         self.attr(name, attr)?.parse().ok()
-    }
-
-    fn class(&self, name: &str) -> PathBuf {
-        self.root.join("class/block").join(name)
     }
 
     /// Device number.
@@ -86,18 +90,21 @@ impl Sysfs {
 
     /// Kernel name of a device number.
     pub(super) fn name_of(&self, major: u32, minor: u32) -> Option<String> {
-        let link = fs::read_link(self.root.join(format!("dev/block/{major}:{minor}"))).ok()?;
-        Some(link.file_name()?.to_string_lossy().into_owned())
+        let path = self
+            .host
+            .resolve(&format!("/sys/dev/block/{major}:{minor}"))
+            .ok()?;
+        Some(path.rsplit('/').next()?.to_owned())
     }
 
     /// The partitions that the kernel knows on a whole device, with their numbers.
     pub(super) fn partitions(&self, name: &str) -> Vec<(String, u32)> {
-        let mut found: Vec<_> = children(&self.class(name))
+        // A partition is named after its disk.
+        let mut found: Vec<_> = self
+            .children(&class(name), name)
             .into_iter()
             .filter_map(|child| {
-                let number = read_text(&self.class(name).join(&child).join("partition"))?
-                    .parse()
-                    .ok()?;
+                let number = self.number(name, &format!("{child}/partition"))?;
                 Some((child, number))
             })
             .collect();
@@ -107,12 +114,7 @@ impl Sysfs {
 
     /// Devices directly above this one; an error where the folder cannot be read although the device is there.
     pub(super) fn holders(&self, name: &str) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.class(name).join("holders"))? {
-            names.push(entry?.file_name().to_string_lossy().into_owned());
-        }
-        names.sort();
-        Ok(names)
+        self.host.names(&format!("{}/holders", class(name)), "")
     }
 
     /// What a device above others is, in words.
@@ -147,7 +149,7 @@ impl Sysfs {
     }
 
     fn descend(&self, name: &str, depth: u32, found: &mut BTreeSet<String>) {
-        let mut slaves = children(&self.class(name).join("slaves"));
+        let mut slaves = self.children(&format!("{}/slaves", class(name)), "");
         if name.starts_with("loop") {
             // One that is laid over a device, which the kernel does not tell.
             let file = self.loop_file(name).unwrap_or_default();
@@ -158,9 +160,8 @@ impl Sysfs {
                 self.descend(&slave, depth + 1, found);
             }
         } else if self.attr(name, "partition").is_some() {
-            let path = self.class(name).canonicalize().ok();
-            let parent = path.as_deref().and_then(Path::parent).and_then(Path::file_name);
-            found.extend(parent.map(|parent| parent.to_string_lossy().into_owned()));
+            let path = self.host.resolve(&class(name)).unwrap_or_default();
+            found.extend(path.rsplit('/').nth(1).map(str::to_owned));
         } else {
             found.insert(head_of_path(name).unwrap_or_else(|| name.to_owned()));
         }
@@ -187,7 +188,7 @@ impl Sysfs {
     /// Everything that `/sys` says of a whole device; none where it is not there.
     pub(super) fn device(&self, name: &str) -> Option<Device> {
         let (major, minor) = self.number_of(name)?;
-        let path = self.class(name).canonicalize().ok()?;
+        let path = self.host.resolve(&class(name)).ok()?;
         let transport = self.transport(name, &path);
         let flag = |attr| self.attr(name, attr).map(|text| text != "0");
         let rotational = flag("queue/rotational");
@@ -227,8 +228,7 @@ impl Sysfs {
         })
     }
 
-    fn transport(&self, name: &str, path: &Path) -> Transport {
-        let path = path.to_string_lossy();
+    fn transport(&self, name: &str, path: &str) -> Transport {
         let has = |part: &str| path.split('/').any(|piece| piece.starts_with(part));
         let is_numbered = |part: &str| {
             path.split('/').any(|piece| {
@@ -272,7 +272,9 @@ impl Sysfs {
 
     fn kind(&self, name: &str, transport: Transport, rotational: Option<bool>) -> Kind {
         // VPD page B1 of a SCSI device: the medium's rotation rate. 0 says that it does not say.
-        let rate = fs::read(self.class(name).join("device/vpd_pgb1"))
+        let rate = self
+            .host
+            .read(&format!("{}/device/vpd_pgb1", class(name)))
             .ok()
             .and_then(|page| {
                 page.get(4..6)?
@@ -292,7 +294,7 @@ impl Sysfs {
         }
     }
 
-    fn evidence(&self, name: &str, transport: Transport, path: &Path) -> Evidence {
+    fn evidence(&self, name: &str, transport: Transport, path: &str) -> Evidence {
         let mut evidence = Evidence::default();
         if name.starts_with("nvme") {
             let id = |attr| {
@@ -341,7 +343,7 @@ impl Sysfs {
 
     /// VPD page 0x80: four bytes of header, then the unit's serial number.
     fn scsi_serial(&self, name: &str) -> Option<String> {
-        let page = fs::read(self.class(name).join("device/vpd_pg80")).ok()?;
+        let page = self.host.read(&format!("{}/device/vpd_pg80", class(name))).ok()?;
         let length = usize::from(u16::from_be_bytes(*page.get(2..4)?.first_chunk()?));
         let text = page.get(4..)?;
         let text = text.get(..length).unwrap_or(text);
@@ -349,44 +351,34 @@ impl Sysfs {
     }
 
     /// The `/sys` path of the device below `block/`, without the mount point of `/sys`.
-    fn bus_path(&self, name: &str, path: &Path) -> Option<String> {
+    fn bus_path(&self, name: &str, path: &str) -> Option<String> {
         let device = match self.controller(name) {
             Some(controller) => self
-                .root
-                .join("class/nvme")
-                .join(controller)
-                .join("device")
-                .canonicalize()
+                .host
+                .resolve(&format!("/sys/class/nvme/{controller}/device"))
                 .ok()?,
-            None => path.parent()?.parent()?.to_owned(),
+            None => path.rsplitn(3, '/').nth(2)?.to_owned(),
         };
-        let root = self.root.canonicalize().ok()?;
-        let below = device.strip_prefix(root).ok()?.to_string_lossy().into_owned();
-        (!below.starts_with("devices/virtual")).then(|| format!("/sys/{below}"))
+        (device.starts_with("/sys/") && !device.starts_with("/sys/devices/virtual")).then_some(device)
     }
 
     /// The controller (the first one, where there are several) behind an NVMe namespace.
     pub(super) fn controller(&self, name: &str) -> Option<String> {
         name.strip_prefix("nvme")?;
-        let device = self.class(name).join("device").canonicalize().ok()?;
-        let own = device.file_name()?.to_string_lossy().into_owned();
+        let device = self.host.resolve(&format!("{}/device", class(name))).ok()?;
+        let own = device.rsplit('/').next()?;
         if !own.starts_with("nvme-subsys") {
-            return Some(own);
+            return Some(own.to_owned());
         }
-        let mut controllers: Vec<String> = children(&device)
-            .into_iter()
-            .filter(|child| {
-                child
-                    .strip_prefix("nvme")
-                    .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit()))
-            })
-            .collect();
-        controllers.sort();
-        controllers.into_iter().next()
+        self.children(&device, "nvme").into_iter().find(|child| {
+            child
+                .strip_prefix("nvme")
+                .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit()))
+        })
     }
 
     fn controller_attr(&self, controller: &str, attr: &str) -> Option<String> {
-        read_text(&self.root.join("class/nvme").join(controller).join(attr))
+        self.text(&format!("/sys/class/nvme/{controller}/{attr}"))
     }
 
     fn nvme(&self, name: &str) -> NvmeFacts {
@@ -407,13 +399,14 @@ impl Sysfs {
         if !name.starts_with("nvme") {
             return Vec::new();
         }
-        let mut paths: Vec<String> = children(&self.root.join("block"))
-            .into_iter()
-            .filter(|path| head_of_path(path).as_deref() == Some(name))
-            .collect();
-        paths.sort();
+        let mut paths = self.children("/sys/block", "nvme");
+        paths.retain(|path| head_of_path(path).as_deref() == Some(name));
         paths
     }
+}
+
+fn class(name: &str) -> String {
+    format!("/sys/class/block/{name}")
 }
 
 /// `nvme0c1n2` -> `nvme0n2`.
@@ -453,33 +446,6 @@ fn hex(text: &str) -> Option<String> {
     digits
         .map(|c| c.is_ascii_hexdigit().then(|| c.to_ascii_lowercase()))
         .collect()
-}
-
-fn lies_under(file: &str, folder: Option<&Path>) -> bool {
-    let Some(folder) = folder.and_then(|folder| folder.canonicalize().ok()) else {
-        return false;
-    };
-    let file = Path::new(file)
-        .canonicalize()
-        .unwrap_or_else(|_| PathBuf::from(file));
-    file.is_absolute() && file.starts_with(folder)
-}
-
-fn read_text(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn children(path: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    names
 }
 
 #[cfg(test)]

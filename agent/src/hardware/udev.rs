@@ -3,20 +3,19 @@
 //! while to file the new one: an entry that names the disk sequence number of another device is passed over.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::host::Host;
 
 /// `/run/udev` of one machine.
 #[derive(Debug, Clone)]
 pub(super) struct Udev {
-    root: PathBuf,
+    host: Arc<dyn Host>,
 }
 
 impl Udev {
-    pub(super) fn new(host_root: &Path) -> Self {
-        Self {
-            root: host_root.join("run/udev"),
-        }
+    pub(super) fn new(host: Arc<dyn Host>) -> Self {
+        Self { host }
     }
 
     /// Properties of the device with this disk sequence number; empty where udevd has none.
@@ -33,17 +32,14 @@ impl Udev {
 
     /// udevd has filed this device and is not working on anything; true where no udevd runs.
     pub(super) fn settled(&self, major: u32, minor: u32, sequence: Option<u64>) -> bool {
-        !self.root.join("control").exists()
-            || (self.entry(major, minor, sequence).is_some() && !self.root.join("queue").exists())
+        let exists = |path| self.host.inode(path).is_some();
+        !exists("/run/udev/control")
+            || (self.entry(major, minor, sequence).is_some() && !exists("/run/udev/queue"))
     }
 
     fn entry(&self, major: u32, minor: u32, sequence: Option<u64>) -> Option<String> {
-        let bytes = fs::read(self.file(major, minor)).ok()?;
+        let bytes = self.host.read(&format!("/run/udev/data/b{major}:{minor}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|text| is_of(text, sequence))
-    }
-
-    fn file(&self, major: u32, minor: u32) -> PathBuf {
-        self.root.join(format!("data/b{major}:{minor}"))
     }
 }
 
@@ -64,7 +60,15 @@ pub(super) fn parse(text: &str) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::hardware::host::Live;
+
+    fn udev(root: &Path) -> Udev {
+        Udev::new(Arc::new(Live::new(root)))
+    }
 
     #[test]
     fn properties_are_read_and_other_lines_are_not() {
@@ -77,7 +81,7 @@ mod tests {
     #[test]
     fn an_entry_of_the_device_before_is_not_believed() {
         let root = tempfile::tempdir().unwrap();
-        let udev = Udev::new(root.path());
+        let udev = udev(root.path());
         fs::create_dir_all(root.path().join("run/udev/data")).unwrap();
         fs::write(root.path().join("run/udev/control"), "").unwrap();
         let file = |text: &str| fs::write(root.path().join("run/udev/data/b8:0"), text).unwrap();
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn without_udevd_everything_is_settled() {
         let root = tempfile::tempdir().unwrap();
-        let udev = Udev::new(root.path());
+        let udev = udev(root.path());
         assert!(udev.settled(8, 0, None));
         fs::create_dir_all(root.path().join("run/udev/data")).unwrap();
         fs::write(root.path().join("run/udev/control"), "").unwrap();

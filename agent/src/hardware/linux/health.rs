@@ -3,16 +3,11 @@
 //! It is called at first sight of a drive, when the drive says that something changed, and at a slow interval; never
 //! while nothing happens.
 
-use std::fs::OpenOptions;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
-use nix::libc;
-
 use super::{Asked, Linux};
-use crate::hardware::ioctl::{self, NvmeRead};
-use crate::hardware::{Device, Fault, Health, Probe, Transport, nvme, nvme_cli, program, smart};
+use crate::hardware::ioctl::NvmeRead;
+use crate::hardware::{Device, Fault, Health, Probe, Transport, nvme, nvme_cli, smart};
 
 /// Why this sort of device is never asked.
 pub(super) fn cannot_say(device: &Device) -> Option<Fault> {
@@ -48,44 +43,30 @@ impl Linux {
     }
 
     fn ask_nvme(&self, device: &Device, controller: &str, asked: &mut Asked) {
-        let path = self.node_path(&format!("/dev/{controller}"));
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path);
-        match &opened {
-            Ok(file) => {
-                match ioctl::nvme_read(file.as_fd(), NvmeRead::Controller) {
+        let path = format!("/dev/{controller}");
+        let mut fault = |detail: String| {
+            asked
+                .faults
+                .push(Fault::failed(Probe::Nvme, &device.name, detail));
+        };
+        match self.host.nvme(&path, [NvmeRead::Controller, NvmeRead::SmartLog]) {
+            Ok([identify, log]) => {
+                match identify {
                     Ok(bytes) => {
                         let found = nvme::controller(&bytes);
                         asked.namespaces = found.namespaces;
                         asked.total_bytes = found.total_bytes;
                     }
-                    Err(error) => {
-                        let detail = format!("Identify Controller of {controller}: {error}");
-                        asked
-                            .faults
-                            .push(Fault::failed(Probe::Nvme, &device.name, detail));
-                    }
+                    Err(error) => fault(format!("Identify Controller of {controller}: {error}")),
                 }
-                match ioctl::nvme_read(file.as_fd(), NvmeRead::SmartLog) {
+                match log {
                     Ok(bytes) => asked.health = nvme::health(&bytes),
-                    Err(error) => {
-                        let detail = format!("SMART log of {controller}: {error}");
-                        asked
-                            .faults
-                            .push(Fault::failed(Probe::Nvme, &device.name, detail));
-                    }
+                    Err(error) => fault(format!("SMART log of {controller}: {error}")),
                 }
             }
-            Err(error) => {
-                let detail = format!("opening {}: {error}", path.display());
-                asked
-                    .faults
-                    .push(Fault::failed(Probe::Nvme, &device.name, detail));
-            }
+            Err(error) => fault(format!("opening {path}: {error}")),
         }
-        match run_nvme_cli(&path.to_string_lossy()) {
+        match self.run_nvme_cli(&path) {
             Ok(log) => match &asked.health {
                 Some(health) => asked.faults.extend(
                     nvme_cli::disagreements(health, &log)
@@ -102,10 +83,9 @@ impl Linux {
     }
 
     fn ask_smartctl(&self, device: &Device, asked: &mut Asked) {
-        let path = self.node_path(&device.dev_path);
-        let path = path.to_string_lossy();
-        let arguments: Vec<&str> = smart::ARGUMENTS.into_iter().chain([path.as_ref()]).collect();
-        let answer = match program::run("smartctl", &arguments) {
+        let path = device.dev_path.as_str();
+        let arguments: Vec<&str> = smart::ARGUMENTS.into_iter().chain([path]).collect();
+        let answer = match self.host.run("smartctl", &arguments) {
             Ok(output) => match output.status {
                 Some(status) => smart::parse(status, &output.stdout),
                 None => smart::Answer::Failed("smartctl was ended by a signal".to_owned()),
@@ -140,21 +120,24 @@ impl Linux {
             }
         }
     }
-}
 
-fn run_nvme_cli(path: &str) -> Result<Health, Fault> {
-    let output = program::run("nvme", &["smart-log", path, "-o", "json"]).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            Fault::unsupported(Probe::NvmeCli, "", "nvme is not installed: only the ioctl speaks")
-        } else {
-            Fault::failed(Probe::NvmeCli, "", format!("running nvme smart-log: {error}"))
-        }
-    })?;
-    nvme_cli::smart_log(&output.stdout).ok_or_else(|| {
-        let detail = format!(
-            "nvme smart-log answered nothing usable (exit status {:?})",
-            output.status
-        );
-        Fault::failed(Probe::NvmeCli, "", detail)
-    })
+    fn run_nvme_cli(&self, path: &str) -> Result<Health, Fault> {
+        let output = self
+            .host
+            .run("nvme", &["smart-log", path, "-o", "json"])
+            .map_err(|error| {
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    Fault::unsupported(Probe::NvmeCli, "", "nvme is not installed: only the ioctl speaks")
+                } else {
+                    Fault::failed(Probe::NvmeCli, "", format!("running nvme smart-log: {error}"))
+                }
+            })?;
+        nvme_cli::smart_log(&output.stdout).ok_or_else(|| {
+            let detail = format!(
+                "nvme smart-log answered nothing usable (exit status {:?})",
+                output.status
+            );
+            Fault::failed(Probe::NvmeCli, "", detail)
+        })
+    }
 }

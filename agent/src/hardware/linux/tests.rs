@@ -1,8 +1,10 @@
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
-use std::sync::Arc;
 
 use super::*;
-use crate::hardware::FaultKind;
+use crate::hardware::{FaultKind, ioctl};
 use crate::inventory::Inventory;
 use crate::watcher::{Watcher, WatcherConfig};
 

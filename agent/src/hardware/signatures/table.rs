@@ -2,6 +2,7 @@
 //!
 //! A table whose checksums are wrong is still a table, but it bears no mark of ours.
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Mark, Source, View};
@@ -10,7 +11,8 @@ use super::{Mark, Source, View};
 const MAX_ENTRIES: u32 = 256;
 
 /// Which sort of table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TableKind {
     /// GUID partition table.
     Gpt,
@@ -19,7 +21,7 @@ pub enum TableKind {
 }
 
 /// One partition as the table describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Number, from 1, as the kernel counts.
     pub number: u32,
@@ -46,7 +48,7 @@ impl Entry {
 }
 
 /// A partition table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Which sort.
     pub kind: TableKind,

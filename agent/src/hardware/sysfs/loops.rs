@@ -1,10 +1,9 @@
 //! What `/sys` says of loop devices: the file behind one, and the loop devices that are laid over another device.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::Sysfs;
+use crate::hardware::host::Inode;
 
 impl Sysfs {
     /// The backing file of an attached loop device, if it still has a name.
@@ -19,22 +18,15 @@ impl Sysfs {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.root.join("block"))? {
-            let upper = entry?.file_name().to_string_lossy().into_owned();
-            if !upper.starts_with("loop") {
-                continue;
-            }
+        for upper in self.host.names("/sys/block", "loop")? {
             let Some(file) = self.loop_file(&upper).filter(|file| file.starts_with("/dev/")) else {
                 continue;
             };
-            let same_number = fs::metadata(self.host.join(file.trim_start_matches('/'))).is_ok_and(|about| {
-                about.file_type().is_block_device() && about.rdev() == rustix::fs::makedev(major, minor)
-            });
+            let same_number = self.host.inode(&file) == Some(Inode::Block { major, minor });
             if same_number || file.strip_prefix("/dev/") == Some(name) {
                 names.push(upper);
             }
         }
-        names.sort();
         Ok(names)
     }
 
@@ -45,10 +37,9 @@ impl Sysfs {
             return Some("it was detached, and is gone as soon as nobody uses it".to_owned());
         }
         let file = self.loop_file(name)?;
-        let length = fs::metadata(self.host.join(file.trim_start_matches('/')))
-            .ok()
-            .filter(fs::Metadata::is_file)?
-            .len();
+        let Some(Inode::File { length }) = self.host.inode(&file) else {
+            return None;
+        };
         (length < offset.saturating_add(size))
             .then(|| format!("its backing file was truncated to {length} bytes, and the device has {size}"))
     }

@@ -1,8 +1,10 @@
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::hardware::host::Live;
 
 /// A `/sys` in a folder, made of attribute files.
 struct Tree(tempfile::TempDir);
@@ -41,7 +43,7 @@ impl Tree {
     }
 
     fn sys(&self) -> Sysfs {
-        Sysfs::new(self.0.path())
+        Sysfs::new(Arc::new(Live::new(self.0.path())))
     }
 }
 
