@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 
 pub use self::{
-    marks::Mark,
+    marks::{Mark, read as mark_on},
     picture::{Claim, Directory, Member, Picture, Pool, Rule, Server, Volume, read, read_machine},
 };
 use crate::cluster::Cluster;

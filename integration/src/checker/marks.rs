@@ -26,7 +26,7 @@ pub struct Mark {
 ///
 /// # Errors
 /// The drive cannot be read.
-pub(super) fn read(path: &Path) -> io::Result<Option<Mark>> {
+pub fn read(path: &Path) -> io::Result<Option<Mark>> {
     let file = File::open(path)?;
     let blocks = file.metadata()?.len() / BLOCK;
     let copies = [

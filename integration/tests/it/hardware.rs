@@ -4,5 +4,6 @@
 mod bed;
 mod classes;
 mod hotplug;
+mod power_cut;
 mod pull;
 mod rig;

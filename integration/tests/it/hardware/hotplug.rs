@@ -34,11 +34,11 @@ impl Times {
 
     fn print(&self, what: &str) {
         println!(
-            "  {what}: {} events, p50 {:.0?}, p90 {:.0?}, p99 {:.0?}",
+            "  {what}: {} events, p50 {} ms, p90 {} ms, p99 {} ms",
             self.0.len(),
-            self.at(50),
-            self.at(90),
-            self.at(99)
+            self.at(50).as_millis(),
+            self.at(90).as_millis(),
+            self.at(99).as_millis()
         );
     }
 }
@@ -190,7 +190,10 @@ async fn drives_come_go_grow_and_lose_a_path() -> Result<()> {
     guest.wait_for("wget -q -O - http://127.0.0.1:9081/readyz")?;
     // Every drive is opened, read, and opened exclusively where it looks free.
     let (heard, probes) = quiet(&mut guest).await?;
-    ensure!(heard == 0 && probes >= 7, "{heard} announcements after {probes} probes, and nobody did anything");
+    ensure!(
+        heard == 0 && probes >= 7,
+        "{heard} announcements after {probes} probes, and nobody did anything"
+    );
     Ok(())
 }
 
