@@ -417,7 +417,12 @@ fn remembered(stores: &Stores) -> Vec<KnownDrive> {
             DriveId::from(member.spec.drive_id.as_str()),
             NodeName::from(member.spec.node_name.as_str()),
         );
-        known.insert(id.clone(), KnownDrive::from_map(id, node, &member.spec.evidence));
+        // Its evidence was written before its mark was; the mark is what it is known by where all else is a slot's.
+        let mut evidence = member.spec.evidence.clone();
+        evidence
+            .entry("mark".to_owned())
+            .or_insert_with(|| member.spec.member_id.clone());
+        known.insert(id.clone(), KnownDrive::from_map(id, node, &evidence));
     }
     for node in stores.nodes.state() {
         let name = NodeName::from(node.spec.node_name.as_str());

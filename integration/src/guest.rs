@@ -64,7 +64,9 @@ impl Guest {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         let said = folder.join("qemu.log");
-        let mut command = Command::new("qemu-system-x86_64");
+        // It ends with the test's thread, also where that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args(machine.arguments(&images()?, &folder)?);
         let mut process = command
             .stdin(Stdio::null())
@@ -243,10 +245,19 @@ impl Guest {
         Ok(())
     }
 
-    /// Whether the host has this port of the guest's.
+    /// The guest's ports that the host has.
     #[must_use]
-    pub fn forwards(&self, port: u16) -> bool {
-        self.forwarded.contains(&port)
+    pub fn forwarded(&self) -> &BTreeSet<u16> {
+        &self.forwarded
+    }
+
+    /// A port of the host's loopback, behind which another guest may be, is found on this one's.
+    ///
+    /// # Errors
+    /// The guest does not take the rule.
+    pub fn reach(&mut self, port: u16) -> Result<()> {
+        let rule = format!("ip daddr 127.0.0.1 tcp dport {port} dnat to 10.0.2.2");
+        self.sh(&format!("nft add rule ip host out {rule}")).map(drop)
     }
 
     /// Waits until a script succeeds in it.

@@ -26,6 +26,9 @@ use super::{
 
 mod health;
 
+/// As long as somebody who only looks at a drive may hold it.
+const LOOKED_AT: Duration = Duration::from_millis(20);
+
 /// Where the machine is, and what of it counts.
 #[derive(Debug, Clone)]
 pub struct LinuxConfig {
@@ -126,7 +129,14 @@ impl Linux {
             number: self.sys.number_of(name),
             ..Node::default()
         }];
-        for (partition, number) in self.sys.partitions(name) {
+        let partitions = self.sys.partitions(name).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                let detail = format!("listing partitions of {name}: {error}");
+                faults.push(Fault::failed(Probe::Holders, name, detail));
+            }
+            Vec::new()
+        });
+        for (partition, number) in partitions {
             let device = self.sys.number_of(&partition);
             nodes.push(Node {
                 name: partition,
@@ -241,7 +251,13 @@ impl Linux {
     /// Whether nobody else holds it. Never remembered: a holder comes and goes without an event and without a write.
     /// It reads no medium, and closing what was opened to read makes no event.
     fn exclusive(&self, device: &Device) -> Result<bool, Fault> {
-        match self.host.hold(device) {
+        let mut held = self.host.hold(device);
+        if matches!(&held, Err(error) if error.raw_os_error() == Some(libc::EBUSY)) {
+            // Somebody else who only looks, a capture for example, holds it for a moment.
+            std::thread::sleep(LOOKED_AT);
+            held = self.host.hold(device);
+        }
+        match held {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
             Err(error) => Err(fault(device, "opening exclusively", &error)),

@@ -97,11 +97,13 @@ impl Sysfs {
         Some(path.rsplit('/').next()?.to_owned())
     }
 
-    /// The partitions that the kernel knows on a whole device, with their numbers.
-    pub(super) fn partitions(&self, name: &str) -> Vec<(String, u32)> {
+    /// The partitions that the kernel knows on a whole device, with their numbers; an error where they cannot be
+    /// listed.
+    pub(super) fn partitions(&self, name: &str) -> io::Result<Vec<(String, u32)>> {
         // A partition is named after its disk.
         let mut found: Vec<_> = self
-            .children(&class(name), name)
+            .host
+            .names(&class(name), name)?
             .into_iter()
             .filter_map(|child| {
                 let number = self.number(name, &format!("{child}/partition"))?;
@@ -109,7 +111,7 @@ impl Sysfs {
             })
             .collect();
         found.sort_by_key(|(_, number)| *number);
-        found
+        Ok(found)
     }
 
     /// Devices directly above this one; an error where the folder cannot be read although the device is there.
@@ -388,7 +390,7 @@ impl Sysfs {
         NvmeFacts {
             subsystem_nqn: attr("subsysnqn"),
             namespace_id: self.number(name, "nsid"),
-            pci_address: attr("address").filter(|_| pcie),
+            pci_address: pcie.then(|| attr("address")).flatten(),
             controller,
             ..NvmeFacts::default()
         }

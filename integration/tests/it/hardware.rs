@@ -3,7 +3,9 @@
 
 mod bed;
 mod classes;
+mod health;
 mod hotplug;
 mod power_cut;
 mod pull;
 mod rig;
+mod three_nodes;

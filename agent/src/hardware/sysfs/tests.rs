@@ -280,7 +280,7 @@ fn partitions_and_mapped_devices_lead_down_to_their_disk() {
         .file("devices/virtual/block/dm-0/dm/uuid", "LVM-abc\n");
     let sys = tree.sys();
     assert_eq!(sys.below("dm-0").into_iter().collect::<Vec<_>>(), ["sda"]);
-    assert_eq!(sys.partitions("sda"), [("sda1".to_owned(), 1)]);
+    assert_eq!(sys.partitions("sda").unwrap(), [("sda1".to_owned(), 1)]);
     assert_eq!(sys.holders("sda1").unwrap(), ["dm-0"]);
     assert_eq!(sys.describe_upper("dm-0"), "LVM logical volume vg0-lv0");
     assert_eq!(

@@ -111,6 +111,13 @@ pub(super) fn world_wide_name(text: &str) -> Option<(PieceKind, String)> {
         // Vendor, serial and model in hex: the serial piece once more.
         return None;
     }
+    if text
+        .get(..7)
+        .is_some_and(|head| head.eq_ignore_ascii_case("t10.ata"))
+    {
+        // What the kernel makes of an ATA disk without a name of its own: model and serial once more.
+        return None;
+    }
     if let Some(value) = text.strip_prefix("t10.") {
         return Some((PieceKind::Wwn, format!("t10.{}", meaningful(value)?)));
     }

@@ -29,7 +29,7 @@ impl Bed {
     pub async fn start(suite: &str) -> Result<Self> {
         let cluster = Cluster::start(suite, Setup::BARE).await?;
         let folder = tempfile::Builder::new()
-            .prefix("smart-storage-it-guests.")
+            .prefix(&format!("smart-storage-it-guests.{}.", std::process::id()))
             .tempdir()?;
         let programs = guest::programs(folder.path())?;
         Ok(Self {

@@ -1,7 +1,11 @@
 //! Every class of drive on both kernels: what the controller shows is what nvme-cli, smartctl, lsblk and udevd say in
 //! the same guest, field by field; where they differ, the reason stands here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -42,16 +46,16 @@ const fn expected(
 
 /// Everything that is told apart by its serial. A serial alone is no identity: virtio-blk tells no more.
 const SHOWN: [Expected; 11] = [
-    expected(Some("IDS"), "nvme", "pcie", Some("fastNvme"), true),
-    expected(Some("ZONED"), "nvme", "pcie", Some("fastNvme"), true),
-    expected(Some("PATHS"), "nvme", "pcie", Some("fastNvme"), true),
-    expected(Some("SATA-hdd"), "hdd", "sata", Some("hdd"), true),
-    expected(Some("SATA-ssd"), "ssd", "sata", Some("standardSsd"), true),
-    expected(Some("SAS-hdd"), "hdd", "sas", Some("hdd"), true),
-    expected(Some("SAS-ssd"), "ssd", "sas", Some("standardSsd"), true),
-    expected(Some("VSCSI"), "hdd", "scsi", Some("hdd"), true),
-    expected(Some("STICK"), "unknown", "usb", None, true),
-    expected(Some("VBLK"), "unknown", "virtio", None, false),
+    expected(Some("IDS-42"), "nvme", "pcie", Some("fastNvme"), true),
+    expected(Some("ZONED-42"), "nvme", "pcie", Some("fastNvme"), true),
+    expected(Some("PATHS-42"), "nvme", "pcie", Some("fastNvme"), true),
+    expected(Some("SATA-hdd-42"), "hdd", "sata", Some("hdd"), true),
+    expected(Some("SATA-ssd-42"), "ssd", "sata", Some("standardSsd"), true),
+    expected(Some("SAS-hdd-42"), "hdd", "sas", Some("hdd"), true),
+    expected(Some("SAS-ssd-42"), "ssd", "sas", Some("standardSsd"), true),
+    expected(Some("VSCSI-42"), "hdd", "scsi", Some("hdd"), true),
+    expected(Some("STICK-42"), "unknown", "usb", None, true),
+    expected(Some("VBLK-42"), "unknown", "virtio", None, false),
     expected(Some("root"), "unknown", "virtio", None, false),
 ];
 
@@ -66,7 +70,7 @@ fn zoo(bed: &Bed, name: &str, kernel: Kernel) -> Result<Machine> {
     // No ids at all: QEMU answers zeros.
     machine.nvme(
         "two",
-        "TWO",
+        "TWO-42",
         &[
             namespace("two-1", json!({"nsid": 1}))?,
             namespace(
@@ -79,23 +83,23 @@ fn zoo(bed: &Bed, name: &str, kernel: Kernel) -> Result<Machine> {
         "nsid": 1, "eui64": 0x0011_2233_4455_6677_u64, "nguid": "0123456789abcdef0123456789abcde0",
         "uuid": "c0ffee00-1111-2222-3333-444444444444",
     });
-    machine.nvme("ids", "IDS", &[namespace("ids-1", ids)?]);
+    machine.nvme("ids", "IDS-42", &[namespace("ids-1", ids)?]);
     let zones = json!({
         "nsid": 1, "zoned": true, "zoned.zone_size": 4 * MIB, "zoned.zone_capacity": 3 * MIB, "zoned.max_open": 8,
         "zoned.max_active": 12, "logical_block_size": 4096, "physical_block_size": 4096,
     });
-    machine.nvme("zoned", "ZONED", &[namespace("zoned-1", zones)?]);
-    machine.nvme_pair("paths", "PATHS", &namespace("paths-1", json!({"nsid": 1}))?);
+    machine.nvme("zoned", "ZONED-42", &[namespace("zoned-1", zones)?]);
+    machine.nvme_pair("paths", "PATHS-42", &namespace("paths-1", json!({"nsid": 1}))?);
     let wwn = |n: u64| Some(0x5000_c500_1111_0000 + n);
-    machine.sata(&disk("hdd")?, "SATA-hdd", wwn(1), Spindle::Rpm(7200));
-    machine.sata(&disk("ssd")?, "SATA-ssd", wwn(2), Spindle::Flash);
-    machine.sas(&disk("sas")?, "SAS-hdd", wwn(3), Spindle::Rpm(10_000));
-    machine.sas(&disk("sasssd")?, "SAS-ssd", wwn(5), Spindle::Flash);
-    machine.virtio_scsi(&disk("vscsi")?, Some("VSCSI"), wwn(7), Spindle::Rpm(7200));
+    machine.sata(&disk("hdd")?, "SATA-hdd-42", wwn(1), Spindle::Rpm(7200));
+    machine.sata(&disk("ssd")?, "SATA-ssd-42", wwn(2), Spindle::Flash);
+    machine.sas(&disk("sas")?, "SAS-hdd-42", wwn(3), Spindle::Rpm(10_000));
+    machine.sas(&disk("sasssd")?, "SAS-ssd-42", wwn(5), Spindle::Flash);
+    machine.virtio_scsi(&disk("vscsi")?, Some("VSCSI-42"), wwn(7), Spindle::Rpm(7200));
     machine.virtio_scsi(&disk("nobody")?, None, None, Spindle::Rpm(7200));
-    machine.virtio_blk(&disk("vblk")?, Some("VBLK"));
+    machine.virtio_blk(&disk("vblk")?, Some("VBLK-42"));
     machine.virtio_blk(&disk("vnobody")?, None);
-    machine.usb(&disk("stick")?, "STICK");
+    machine.usb(&disk("stick")?, "STICK-42");
     machine.nvdimm(&Disk::blank(bed.path(), &format!("{name}-pmem"), 97 * MIB)?)?;
     Ok(machine)
 }
@@ -310,8 +314,8 @@ fn as_expected(drives: &[Value]) -> Result<()> {
             .filter(|drive| word(drive, kind).as_deref() == Some(word_));
         them.count()
     };
-    ensure!(named("/serial", "TWO") == 2, "each namespace is a drive");
-    ensure!(named("/serial", "PATHS") == 1, "two paths are one drive");
+    ensure!(named("/serial", "TWO-42") == 2, "each namespace is a drive");
+    ensure!(named("/serial", "PATHS-42") == 1, "two paths are one drive");
     Ok(())
 }
 
@@ -350,6 +354,25 @@ async fn on(kernel: Kernel, bed: &Bed) -> Result<()> {
     }
     println!("  {name}: {} drives compared", drives.len());
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    captured(&mut guest, &drives)
+}
+
+/// What the guest's agent captures tells nothing of whose drives they are; `SMART_STORAGE_BUNDLES=FOLDER` keeps it, as
+/// a fixture of the agent's tests.
+fn captured(guest: &mut Guest, drives: &[Value]) -> Result<()> {
+    let bundle = guest.sh("/opt/smart-storage-agent capture 2>/dev/null")?;
+    for drive in drives {
+        for field in ["/serial", "/wwn"] {
+            let Some(id) = digits(word(drive, field)) else {
+                continue;
+            };
+            ensure!(!bundle.contains(&id), "{id} is in the bundle");
+        }
+    }
+    ensure!(!bundle.contains(guest.name()), "the host's name is in the bundle");
+    if let Some(folder) = env::var_os("SMART_STORAGE_BUNDLES") {
+        fs::write(Path::new(&folder).join(format!("{}.json", guest.name())), bundle)?;
+    }
     Ok(())
 }
 

@@ -78,10 +78,31 @@ pub async fn members(bed: &Bed, guest: &mut Guest, count: usize) -> Result<BTree
     })
     .await;
     let seen = seen.with_context(|| Bed::agent_log(guest))?;
+    forward(guest)?;
+    Ok(seen)
+}
+
+/// What the members' processes listen on is found on the host as well.
+pub fn forward(guest: &mut Guest) -> Result<()> {
     for port in listening(guest)? {
         guest.forward(port)?;
     }
-    Ok(seen)
+    Ok(())
+}
+
+/// Members copy to each other: each guest reaches what the others listen on.
+pub fn connect(guests: &mut [Guest]) -> Result<()> {
+    for guest in &mut *guests {
+        forward(guest)?;
+    }
+    let all: Vec<_> = guests.iter().map(|guest| guest.forwarded().clone()).collect();
+    for (mine, guest) in guests.iter_mut().enumerate() {
+        let others = all.iter().enumerate().filter(|(index, _)| *index != mine);
+        for port in others.flat_map(|(_, ports)| ports) {
+            guest.reach(*port)?;
+        }
+    }
+    Ok(())
 }
 
 /// The ports of the members' processes that the host does not have yet.
@@ -91,7 +112,7 @@ fn listening(guest: &mut Guest) -> Result<Vec<u16>> {
     let ports = lines
         .lines()
         .filter_map(|line| line.rsplit_once('=')?.1.parse().ok());
-    Ok(ports.filter(|port| !guest.forwards(*port)).collect())
+    Ok(ports.filter(|port| !guest.forwarded().contains(port)).collect())
 }
 
 /// Claims with a file each, and what is in it.
@@ -169,7 +190,7 @@ fn is_on(partition: &str, drive: &str) -> bool {
 }
 
 /// Which claims have storage files on which partition.
-fn holders(guest: &mut Guest) -> Result<BTreeMap<String, Vec<String>>> {
+pub fn holders(guest: &mut Guest) -> Result<BTreeMap<String, Vec<String>>> {
     let script = "grep smart-storage/agent/ /proc/mounts | while read -r device point rest; do \
         find \"$point\" -name '*.dat' | sed \"s#^.*/#${device#/dev/} #\"; done";
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -33,7 +33,9 @@ pub(super) fn is_short(word: &str) -> bool {
 pub(super) fn looks_like_id(word: &str) -> bool {
     let digits = word.chars().filter(char::is_ascii_digit).count();
     let hexadecimal = word.chars().all(|c| c.is_ascii_hexdigit());
-    (hexadecimal && word.len() >= 12) || (word.len() >= 8 && digits >= 4 && digits < word.len())
+    super::pieces::is_address(word)
+        || (hexadecimal && word.len() >= 12)
+        || (word.len() >= 8 && digits >= 4 && digits < word.len())
 }
 
 /// `sda1`, `nvme0n1p2`, `loop7`, `part3`, `host6`: where something is, never who.

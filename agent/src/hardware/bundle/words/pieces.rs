@@ -1,4 +1,5 @@
-//! A text as words and what stands between them. A word is a run of letters and digits, or a UUID.
+//! A text as words and what stands between them. A word is a run of letters and digits, a UUID,
+//! or an IPv4 address.
 
 /// A part of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let (length, is_word) = if first.is_alphanumeric() {
-            match uuid_length(rest) {
+            match uuid_length(rest).or_else(|| address_length(rest)) {
                 Some(length) => (length, true),
                 None => word_length(rest),
             }
@@ -63,6 +64,23 @@ fn uuid_length(rest: &str) -> Option<usize> {
     });
     let ends = !rest.get(LENGTH..)?.starts_with(|c: char| c.is_alphanumeric());
     (shape && ends).then_some(LENGTH)
+}
+
+/// `10.1.2.3`: four numbers of at most three digits.
+fn address_length(rest: &str) -> Option<usize> {
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
+    let text = rest.get(..end)?.trim_end_matches('.');
+    is_address(text).then_some(text.len())
+}
+
+pub(super) fn is_address(word: &str) -> bool {
+    let mut numbers = 0;
+    word.split('.').all(|number| {
+        numbers += 1;
+        (1..=3).contains(&number.len()) && number.chars().all(|c| c.is_ascii_digit())
+    }) && numbers == 4
 }
 
 /// `\x20` of udev, `\040` of the kernel.
