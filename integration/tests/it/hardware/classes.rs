@@ -363,7 +363,9 @@ fn captured(guest: &mut Guest, drives: &[Value]) -> Result<()> {
     let bundle = guest.sh("/opt/smart-storage-agent capture 2>/dev/null")?;
     for drive in drives {
         for field in ["/serial", "/wwn"] {
-            let Some(id) = digits(word(drive, field)) else {
+            // Those of the guest's own disks are words.
+            let id = digits(word(drive, field)).filter(|id| id.contains(|c: char| c.is_ascii_digit()));
+            let Some(id) = id else {
                 continue;
             };
             ensure!(!bundle.contains(&id), "{id} is in the bundle");
