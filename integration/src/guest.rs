@@ -260,6 +260,18 @@ impl Guest {
         self.sh(&format!("nft add rule ip host out {rule}")).map(drop)
     }
 
+    /// What the kernel calls the NVMe controller with this serial: its numbers are others at each boot.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn controller(&mut self, serial: &str) -> Result<String> {
+        let found = self.sh(&format!(
+            "grep -lw {serial} /sys/class/nvme/nvme*/serial | cut -d / -f 5"
+        ))?;
+        let name = found.lines().next().context("no controller has that serial")?;
+        Ok(name.to_owned())
+    }
+
     /// Waits until a script succeeds in it.
     ///
     /// # Errors

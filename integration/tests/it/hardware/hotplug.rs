@@ -143,12 +143,14 @@ async fn drives_come_go_grow_and_lose_a_path() -> Result<()> {
     all.print("plug or pull to GET /v1/nodes");
 
     println!("  a namespace is detached and attached");
-    guest.sh("nvme detach-ns /dev/nvme0 -n 2 -c 0")?;
+    let two = guest.controller("TWO")?;
+    guest.sh(&format!("nvme detach-ns /dev/{two} -n 2 -c 0"))?;
     let namespaces = |drives: Vec<Value>| {
         let mine = |drive: &&Value| text(drive, "/serial").is_ok_and(|serial| serial == "TWO");
         drives.iter().filter(mine).count()
     };
-    for (count, script) in [(1, "nvme attach-ns /dev/nvme0 -n 2 -c 0"), (2, "true")] {
+    let attach = format!("nvme attach-ns /dev/{two} -n 2 -c 0");
+    for (count, script) in [(1, attach.as_str()), (2, "true")] {
         quietly(PATIENCE, &format!("{count} namespaces"), || async {
             Ok((namespaces(bed.drives("plug").await?) == count).then_some(()))
         })

@@ -164,6 +164,8 @@ async fn pulled_and_back(
     println!("  {} files were written under load", load.end().await?);
     guest.eject(disk)?;
     guest.insert(disk)?;
+    // Somebody else is to have its name.
+    guest.wait_for(&format!("[ ! -e /sys/block/{} ]", member.device))?;
     plug(guest)?;
     let after = rig::members(bed, guest, 2).await?;
     let back = after.get(serial).context("it is not back")?;
