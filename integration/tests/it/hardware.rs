@@ -5,6 +5,7 @@ mod bed;
 mod classes;
 mod health;
 mod hotplug;
+mod pod;
 mod power_cut;
 mod pull;
 mod rig;
