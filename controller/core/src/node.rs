@@ -2,7 +2,7 @@
 //!
 //! A record is immutable and shared; a change makes a new record that shares every drive that did not change.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     drive::{DriveFacts, Fault, MemberId, NodeName, words},
@@ -85,6 +85,32 @@ impl NodeRecord {
             .filter(|drive| !drive.identity.is_path())
             .filter_map(|drive| drive.facts.size_bytes.known())
             .fold(0, |sum, size| sum.saturating_add(*size))
+    }
+
+    /// What was seen of a drive by every way to it: who uses it by another path uses it, and what cannot be known of
+    /// another path is not known of the drive.
+    #[must_use]
+    pub fn by_every_path<'a>(&self, drive: &'a DriveRecord) -> Cow<'a, DriveFacts> {
+        let mut facts = Cow::Borrowed(&drive.facts);
+        let Verdict::Drive { id } = &drive.identity else {
+            return facts;
+        };
+        for path in &self.drives {
+            if !matches!(&path.identity, Verdict::Path { id: of, .. } if of == id) {
+                continue;
+            }
+            let (usage, other) = (&mut facts.to_mut().usage, &path.facts.usage);
+            usage.holders.extend(other.holders.iter().cloned());
+            for (mine, theirs) in [
+                (&mut usage.blank, &other.blank),
+                (&mut usage.exclusive_open_ok, &other.exclusive_open_ok),
+            ] {
+                if !theirs.is(&true) && !mine.is(&false) {
+                    mine.clone_from(theirs);
+                }
+            }
+        }
+        facts
     }
 
     /// The report of a member, where the agent has one.

@@ -179,7 +179,7 @@ fn shard_of(name: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drive::{DriveFacts, Observed};
+    use crate::drive::{DriveFacts, Holder, HolderKind, Observed};
     use crate::identity::Verdict;
     use crate::node::DriveRecord;
     use proptest::prelude::*;
@@ -271,6 +271,35 @@ mod tests {
         record.drives.push(Arc::new(path));
         registry.apply(record);
         assert_eq!((registry.totals().drives, registry.totals().raw_bytes), (1, 10));
+    }
+
+    #[test]
+    fn who_uses_a_drive_by_one_path_uses_the_drive() {
+        let mut record = node("a", true, &[10]);
+        let free = Arc::clone(&record.drives[0]);
+        assert_eq!(*record.by_every_path(&free), free.facts, "it has one path");
+        let mut path = DriveRecord::clone(&free);
+        path.identity = Verdict::Path {
+            id: free.identity.id().clone(),
+            primary: "sda".to_owned(),
+        };
+        path.facts.usage.blank = Observed::Failed("it does not answer".to_owned());
+        path.facts.usage.exclusive_open_ok = Observed::Known(false);
+        path.facts.usage.holders = vec![Holder {
+            kind: HolderKind::Device,
+            description: "dm-0 is on it".to_owned(),
+            device: "sdb".to_owned(),
+        }];
+        record.drives.push(Arc::new(path.clone()));
+        let seen = record.by_every_path(&free).into_owned().usage;
+        assert_eq!(seen, path.facts.usage);
+        // Another drive's path says nothing of this one.
+        path.identity = Verdict::Path {
+            id: "other".into(),
+            primary: "sdc".to_owned(),
+        };
+        record.drives[1] = Arc::new(path);
+        assert_eq!(*record.by_every_path(&free), free.facts);
     }
 
     #[test]

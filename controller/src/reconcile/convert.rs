@@ -98,7 +98,7 @@ pub(super) fn judge_node(
         .map(|drive| {
             let id = drive.identity.id();
             let judgement = judge(&JudgeInput {
-                facts: &drive.facts,
+                facts: &record.by_every_path(drive),
                 identity: &drive.identity,
                 overrides: overrides.get(id.as_str()),
                 excluded: node

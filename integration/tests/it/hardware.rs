@@ -3,6 +3,7 @@
 
 mod bed;
 mod classes;
+mod copies;
 mod health;
 mod hotplug;
 mod pod;

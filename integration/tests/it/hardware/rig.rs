@@ -52,6 +52,9 @@ pub async fn pool(bed: &Bed, drives: usize) -> Result<()> {
 /// then found on the host as well.
 pub async fn members(bed: &Bed, guest: &mut Guest, count: usize) -> Result<BTreeMap<String, Member>> {
     let node = guest.name().to_owned();
+    // What is shown may be from before the guest's last start: first its processes, two ports each.
+    let started = guest.wait_for(&format!("[ $({PORTS} | wc -l) -ge {} ]", 2 * count));
+    started.with_context(|| Bed::agent_log(guest))?;
     let seen = eventually(PATIENCE, &format!("{count} members serve"), || async {
         let members = bed.cluster.object("poolmembers").await?;
         let mut found = BTreeMap::new();
@@ -105,10 +108,13 @@ pub fn connect(guests: &mut [Guest]) -> Result<()> {
     Ok(())
 }
 
+/// The flags of the members' processes that name ports.
+const PORTS: &str =
+    "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -E '^-port(\\.grpc)?=' | sort -u";
+
 /// The ports of the members' processes that the host does not have yet.
 fn listening(guest: &mut Guest) -> Result<Vec<u16>> {
-    let lines =
-        guest.sh("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -E '^-port' | sort -u")?;
+    let lines = guest.sh(PORTS)?;
     let ports = lines
         .lines()
         .filter_map(|line| line.rsplit_once('=')?.1.parse().ok());
@@ -189,8 +195,15 @@ fn is_on(partition: &str, drive: &str) -> bool {
     })
 }
 
+/// The volumes of the guest's members, by the names of their files.
+pub fn volumes(guest: &mut Guest) -> Result<Vec<String>> {
+    let files =
+        guest.sh("find /var/lib/smart-storage/agent/mounts -name '*.dat' 2>/dev/null | sed 's#^.*/##'")?;
+    Ok(files.lines().map(str::to_owned).collect())
+}
+
 /// Which claims have storage files on which partition.
-pub fn holders(guest: &mut Guest) -> Result<BTreeMap<String, Vec<String>>> {
+fn holders(guest: &mut Guest) -> Result<BTreeMap<String, Vec<String>>> {
     let script = "grep smart-storage/agent/ /proc/mounts | while read -r device point rest; do \
         find \"$point\" -name '*.dat' | sed \"s#^.*/#${device#/dev/} #\"; done";
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
