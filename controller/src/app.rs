@@ -1,6 +1,7 @@
 //! Builds everything once and runs it: ports first, then the store, the authority, the watches, the hub, the
 //! reconcilers and the listeners. Ends on SIGTERM or SIGINT; what was acknowledged is on disk before.
 
+mod remembered;
 mod rooms;
 
 use std::{
@@ -17,7 +18,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, runtime::reflector::Store};
-use smart_storage_core::{drive::DriveId, drive::NodeName, identity::KnownDrive, registry::Registry};
+use smart_storage_core::{drive::NodeName, registry::Registry};
 use smart_storage_proto::agent::v1::ProbeNow;
 use tokio::{
     net::TcpListener,
@@ -40,7 +41,7 @@ use crate::{
     leader, listen,
     metrics::Metrics,
     pki::{Pki, rotation},
-    reconcile::{self, Backends, Change, Context, Planner, Process, Rotation, Stores},
+    reconcile::{self, Backends, Change, Context, Planner, Process, Rotation},
     service::{AgentAway, Agents, ClaimFinder, Health as ServiceHealth, Parts, Service, lookup::goes_by},
     telemetry::{self, AgentMetrics, Health, TokenRefusals, health_router, metrics_router},
 };
@@ -315,7 +316,10 @@ impl House {
             Arc::new(admission),
             AgentMetrics::register(&mut scraped),
         );
-        hub.lead(epoch, remembered(&stores));
+        hub.lead(
+            epoch,
+            remembered::drives(&stores.members.state(), &stores.nodes.state()),
+        );
         metrics.leads();
         let observed = metrics.clone();
         let context = Context::new(
@@ -407,39 +411,6 @@ impl House {
             );
         }
     }
-}
-
-/// What the objects remember of the drives.
-fn remembered(stores: &Stores) -> Vec<KnownDrive> {
-    let mut known = std::collections::BTreeMap::new();
-    for member in stores.members.state() {
-        let (id, node) = (
-            DriveId::from(member.spec.drive_id.as_str()),
-            NodeName::from(member.spec.node_name.as_str()),
-        );
-        // Its evidence was written before its mark was; the mark is what it is known by where all else is a slot's.
-        let mut evidence = member.spec.evidence.clone();
-        evidence
-            .entry("mark".to_owned())
-            .or_insert_with(|| member.spec.member_id.clone());
-        known.insert(id.clone(), KnownDrive::from_map(id, node, &evidence));
-    }
-    for node in stores.nodes.state() {
-        let name = NodeName::from(node.spec.node_name.as_str());
-        for drive in node
-            .status
-            .iter()
-            .flat_map(|status| &status.drives)
-            .filter(|drive| !drive.evidence.is_empty())
-        {
-            let id = DriveId::from(drive.id.as_str());
-            known.insert(
-                id.clone(),
-                KnownDrive::from_map(id, name.clone(), &drive.remembered()),
-            );
-        }
-    }
-    known.into_values().collect()
 }
 
 /// Passes what the agents tell on to the reconcilers.

@@ -13,10 +13,10 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::hardware::sysfs::meaningful;
 
-mod common;
+mod kept;
 mod pieces;
 
-use common::{is_common, is_folder, is_kernel_name, is_short, looks_like_id};
+use kept::{is_common, is_folder, is_kernel_name, is_short, looks_like_id};
 use pieces::{Piece, pieces, words};
 
 /// Which words are known, and what stands for them.
