@@ -74,6 +74,9 @@ pub enum Error {
     /// The backend could not do it.
     #[error("{0}")]
     Backend(String),
+    /// Nothing is promised on a pool that goes, for ever: its deletion is never taken back.
+    #[error("pool {0} is being deleted")]
+    PoolGoes(String),
     /// An object misses what every object has.
     #[error("the object has no {0}")]
     Incomplete(&'static str),
@@ -398,15 +401,11 @@ fn asked<K: Resource>(object: &K) -> Option<u64> {
 /// # Errors
 /// Where the API cannot be reached, or others change the object all the time.
 pub async fn publish_node(context: &Arc<Context>, name: &str) -> Result<(), Error> {
-    let api = Api::<StorageNode>::all(context.client.clone());
     let nodes = context.stores.nodes.state();
-    let object = nodes
-        .iter()
-        .find(|node| node.spec.node_name == name)
-        .map(|node| node.name_any());
+    let object = nodes.into_iter().find(|node| node.spec.node_name == name);
     let object = object.ok_or(Error::Incomplete("StorageNode"))?;
     for _ in 0..PUBLISH_TRIES {
-        match node::reconcile(Arc::new(api.get(&object).await?), Arc::clone(context)).await {
+        match node::reconcile(Arc::clone(&object), Arc::clone(context)).await {
             Err(Error::Conflict) => {}
             result => return result.map(|_| ()),
         }
@@ -418,6 +417,16 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Reconciles of one kind at the same time: a hundred claims do not ask the backend a hundred things at once.
 const AT_ONCE: u16 = 16;
 const PUBLISH_TRIES: usize = 5;
+
+/// The object as it is now, where it is still there and still the one that was `seen`. What a watch has brought may be
+/// older than our own last write, and a status that equals that older one would stay wrong for ever.
+async fn live<K>(api: &Api<K>, seen: &K) -> Result<Option<K>, Error>
+where
+    K: Resource + Clone + Debug + DeserializeOwned,
+{
+    let live = api.get_opt(&seen.name_any()).await?;
+    Ok(live.filter(|live| live.uid() == seen.uid()))
+}
 
 /// Writes a status where it differs, with the resourceVersion that was read.
 async fn publish<K, S>(api: &Api<K>, object: &K, old: Option<&S>, new: &S) -> Result<bool, Error>

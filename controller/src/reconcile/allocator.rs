@@ -331,7 +331,7 @@ impl Allocator {
             let object = self.pools.get(pool).await?;
             // The choice was made over an older picture: a pool that goes must not get another volume.
             if object.metadata.deletion_timestamp.is_some() {
-                return Err(Error::Backend(format!("pool {pool} is being deleted")));
+                return Err(Error::PoolGoes(pool.to_owned()));
             }
             let status = object.status.clone().unwrap_or_default();
             let ledger = match decide(super::pool::promisable(&status), &ledger_of(&status)) {

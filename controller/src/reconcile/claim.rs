@@ -18,7 +18,7 @@ use smart_storage_core::{
 };
 
 use super::{
-    Change, Context, Error, Planner, Stores, allocator::Granted, convert, every, owned_meta, publish,
+    Change, Context, Error, Planner, Stores, allocator::Granted, convert, every, live, owned_meta, publish,
 };
 use crate::crd::{
     LABEL_POOL, UnifiedStorageClaim, UnifiedStorageClaimStatus, UnifiedVolume, UnifiedVolumeSpec,
@@ -76,17 +76,20 @@ pub(super) async fn reconcile(
     claim: Arc<UnifiedStorageClaim>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    if claim.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
-    }
-    let outcome = settle(&claim, &context).await?;
-    let old = claim.status.clone().unwrap_or_default();
-    let status = status(&claim, &old, &outcome, &context);
     let api = Api::<UnifiedStorageClaim>::namespaced(
         context.client.clone(),
         &claim.namespace().unwrap_or_default(),
     );
-    publish(&api, claim.as_ref(), claim.status.as_ref(), &status).await?;
+    let Some(claim) = live(&api, claim.as_ref())
+        .await?
+        .filter(|claim| claim.metadata.deletion_timestamp.is_none())
+    else {
+        return Ok(Action::await_change());
+    };
+    let outcome = settle(&claim, &context).await?;
+    let old = claim.status.clone().unwrap_or_default();
+    let status = status(&claim, &old, &outcome, &context);
+    publish(&api, &claim, claim.status.as_ref(), &status).await?;
     if old.phase != status.phase && status.phase != ClaimPhase::Provisioning {
         let ready = crate::crd::condition::get(&status.conditions, "Ready");
         let (reason, note) = ready.map_or(("Changed", String::new()), |c| {
@@ -96,7 +99,7 @@ pub(super) async fn reconcile(
             status.phase,
             ClaimPhase::Pending | ClaimPhase::Failed | ClaimPhase::Lost
         );
-        context.event(claim.as_ref(), ok, reason, note).await;
+        context.event(&claim, ok, reason, note).await;
     }
     Ok(match outcome {
         Outcome::Refused(_) => Action::requeue(LOOKED_AT_AGAIN),
@@ -270,24 +273,24 @@ async fn grow(
         .and_then(|pool| pool.status.as_ref())
         .map_or(1, |status| status.slot_bytes.max(1));
     let promised = cost(wanted, volume.spec.placement.copies, slot).bytes;
-    Ok(
-        match context
-            .allocator
-            .grow(&volume.name_any(), wanted, promised)
-            .await?
-        {
-            Ok(()) => {
-                context
-                    .event(claim, true, "Expanding", format!("to {}", format_bytes(wanted)))
-                    .await;
-                None
-            }
-            Err(shortage) => Some((
-                "NoSpace",
-                format!("pool {}: {shortage}", volume.spec.placement.pool),
-            )),
-        },
-    )
+    let granted = match context.allocator.grow(&volume.name_any(), wanted, promised).await {
+        Err(going @ Error::PoolGoes(_)) => {
+            let words = format!("{going}: no volume on it grows; it goes once none is left on it");
+            return Ok(Some(("PoolDeleting", words)));
+        }
+        granted => granted?,
+    };
+    Ok(match granted {
+        Ok(()) => {
+            let note = format!("to {}", format_bytes(wanted));
+            context.event(claim, true, "Expanding", note).await;
+            None
+        }
+        Err(shortage) => Some((
+            "NoSpace",
+            format!("pool {}: {shortage}", volume.spec.placement.pool),
+        )),
+    })
 }
 
 fn new_volume(

@@ -8,7 +8,7 @@ use kube::{
 };
 use smart_storage_core::decide;
 
-use super::{Change, Context, Error, Planner, Stores, convert, every, publish};
+use super::{Change, Context, Error, Planner, Stores, convert, every, live, publish};
 use crate::crd::{UnifiedStorageClass, UnifiedStorageClassStatus, class::ClassType};
 
 /// Which classes have to be looked at again.
@@ -24,6 +24,10 @@ pub(super) async fn reconcile(
     class: Arc<UnifiedStorageClass>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
+    let api = Api::<UnifiedStorageClass>::all(context.client.clone());
+    let Some(class) = live(&api, class.as_ref()).await? else {
+        return Ok(Action::await_change());
+    };
     let planner = Planner::new(context.stores.clone(), Arc::clone(&context.registry));
     let seen = convert::class(&class);
     let (decision, available) = decide::class::decide(&seen, &planner.pools());
@@ -55,7 +59,6 @@ pub(super) async fn reconcile(
             context.now(),
         ),
     };
-    let api = Api::<UnifiedStorageClass>::all(context.client.clone());
-    publish(&api, class.as_ref(), class.status.as_ref(), &status).await?;
+    publish(&api, &class, class.status.as_ref(), &status).await?;
     Ok(Action::await_change())
 }

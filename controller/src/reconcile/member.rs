@@ -26,7 +26,9 @@ use smart_storage_core::{
 };
 use smart_storage_proto::agent::v1 as pb;
 
-use super::{Change, Context, Error, Refusal, Stores, context::Due, convert, every, finalizer, publish};
+use super::{
+    Change, Context, Error, Refusal, Stores, context::Due, convert, every, finalizer, live, publish,
+};
 use crate::{
     agents::{Command, SendError, wire::expected_drive},
     crd::{ANNOTATION_ABANDON, PoolMember, PoolMemberStatus, UnifiedPool, condition},
@@ -317,12 +319,9 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
     let place = locate(member, &context.registry);
     let name = member.name_any();
     // The status goes on from the one as it is now: what was once seen prepared stays so.
-    let Some(live) = api.get_opt(&name).await? else {
+    let Some(live) = live(api, member).await? else {
         return Ok(());
     };
-    if live.uid() != member.uid() {
-        return Ok(());
-    }
     let old = live.status.clone().unwrap_or_default();
     let refusal = context.refusal(&member.spec.member_id);
     let mut decision = decide(&MemberObservation {

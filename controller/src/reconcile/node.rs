@@ -19,7 +19,7 @@ use smart_storage_core::{
     node::{DriveRecord, NodeRecord},
 };
 
-use super::{Change, Context, Error, Stores, convert, every, publish};
+use super::{Change, Context, Error, Stores, convert, every, live, publish};
 use crate::crd::{
     StorageNode, StorageNodeStatus,
     node::{Drive, DriveClassification, DriveUse, NodePhase, NodeSystemInfo},
@@ -45,9 +45,13 @@ pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRe
 
 /// Publishes what is known of a node.
 pub(super) async fn reconcile(node: Arc<StorageNode>, context: Arc<Context>) -> Result<Action, Error> {
-    if node.metadata.deletion_timestamp.is_some() {
+    let api = Api::<StorageNode>::all(context.client.clone());
+    let Some(node) = live(&api, &node)
+        .await?
+        .filter(|node| node.metadata.deletion_timestamp.is_none())
+    else {
         return Ok(Action::await_change());
-    }
+    };
     let now = context.now();
     let old = node.status.clone().unwrap_or_default();
     let record = context.registry.get(&node.spec.node_name);
@@ -76,18 +80,12 @@ pub(super) async fn reconcile(node: Arc<StorageNode>, context: Arc<Context>) -> 
         status.phase = NodePhase::Offline;
     }
     count(&mut status);
-    let api = Api::<StorageNode>::all(context.client.clone());
-    publish(&api, node.as_ref(), node.status.as_ref(), &status).await?;
+    publish(&api, &node, node.status.as_ref(), &status).await?;
     if old.phase != status.phase && matches!(status.phase, NodePhase::Ready | NodePhase::Offline) {
         let ok = status.phase == NodePhase::Ready;
         let note = format!("{} drives, {}", status.drive_count, status.total_capacity);
         context
-            .event(
-                node.as_ref(),
-                ok,
-                if ok { "NodeReady" } else { "NodeOffline" },
-                note,
-            )
+            .event(&node, ok, if ok { "NodeReady" } else { "NodeOffline" }, note)
             .await;
     }
     let away = record.is_some_and(|record| !record.session.connected);

@@ -20,7 +20,8 @@ use smart_storage_core::{
 };
 
 use super::{
-    Change, Context, Error, Stores, backends, convert, credentials, every, finalizer, is_not_found, publish,
+    Change, Context, Error, Stores, backends, convert, credentials, every, finalizer, is_not_found, live,
+    publish,
 };
 use crate::{
     backend::{Backend, BackendError, Credentials, Handle, Owner, VolumeSpec},
@@ -302,12 +303,9 @@ async fn publish_volume(
     made: &Made,
     context: &Context,
 ) -> Result<(), Error> {
-    let Some(live) = api.get_opt(&volume.name_any()).await? else {
+    let Some(live) = live(api, volume).await? else {
         return Ok(());
     };
-    if live.uid() != volume.uid() {
-        return Ok(());
-    }
     let old = live.status.clone().unwrap_or_default();
     let pool = pool_of(volume, context).map(|pool| convert::pool_decision(&pool));
     let was_ready = old.handle.is_some();

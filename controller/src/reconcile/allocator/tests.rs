@@ -219,8 +219,10 @@ async fn a_pool_that_is_being_deleted_promises_nothing_more() {
         .delete("p", &DeleteParams::default())
         .await
         .unwrap();
-    assert!(bed.allocator.create(&volume("uv-b", 10)).await.is_err());
-    assert!(bed.allocator.grow("uv-a", 2, 50).await.is_err());
+    let created = bed.allocator.create(&volume("uv-b", 10)).await;
+    assert!(matches!(created, Err(Error::PoolGoes(pool)) if pool == "p"));
+    let grown = bed.allocator.grow("uv-a", 2, 50).await;
+    assert!(matches!(grown, Err(Error::PoolGoes(pool)) if pool == "p"));
     assert_eq!((bed.promised().await, bed.held().await), (40, 40));
     assert_eq!(bed.allocator.volumes_on("p").await.unwrap(), 1);
 }

@@ -1,6 +1,10 @@
 //! Claims and the line in which they wait, in one process with the API.
 
-use kube::ResourceExt as _;
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{crd::condition, reconcile::bed::Bed};
@@ -14,6 +18,14 @@ fn phase(claim: &UnifiedStorageClaim) -> ClaimPhase {
         .as_ref()
         .map(|status| status.phase)
         .unwrap_or_default()
+}
+
+/// Changes what a claim says.
+async fn say(bed: &Bed, claim: &str, what: &Value) {
+    bed.claims()
+        .patch_status(claim, &PatchParams::default(), &Patch::Merge(what))
+        .await
+        .unwrap();
 }
 
 fn reason(claim: &UnifiedStorageClaim) -> (String, String) {
@@ -128,12 +140,12 @@ async fn a_volume_that_another_claim_has_is_free_once_that_is_gone() {
 async fn a_claim_that_has_a_volume_never_gets_a_second_one() {
     let bed = Bed::new(4).await;
     bed.claim("c", Some("uv-other")).await;
-    let has = serde_json::json!({"status": {"phase": "Ready", "volumeName": "uv-first"}});
-    let parameters = kube::api::PatchParams::default();
-    bed.claims()
-        .patch_status("c", &parameters, &kube::api::Patch::Merge(&has))
-        .await
-        .unwrap();
+    say(
+        &bed,
+        "c",
+        &json!({"status": {"phase": "Ready", "volumeName": "uv-first"}}),
+    )
+    .await;
     bed.start();
     bed.until("it is refused", async || {
         let claim = bed.claims().get("c").await.unwrap();
@@ -144,4 +156,70 @@ async fn a_claim_that_has_a_volume_never_gets_a_second_one() {
     let claim = bed.claims().get("c").await.unwrap();
     assert_eq!(claim.status.unwrap().volume_name.as_deref(), Some("uv-first"));
     assert!(bed.volumes().get_opt("uv-other").await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_pool_goes_does_not_grow_and_its_claim_says_both_and_all_else_that_is_new() {
+    let bed = Bed::new(40).await;
+    bed.start();
+    bed.claim("c", None).await;
+    bed.until("it has a volume", async || {
+        phase(&bed.claims().get("c").await.unwrap()) == ClaimPhase::Provisioning
+    })
+    .await;
+    let keep = json!({"metadata": {"finalizers": [crate::crd::FINALIZER]}});
+    bed.pools()
+        .patch("p", &PatchParams::default(), &Patch::Merge(&keep))
+        .await
+        .unwrap();
+    bed.pools().delete("p", &DeleteParams::default()).await.unwrap();
+    let more = json!({"spec": {"capacity": "64Mi"}});
+    bed.claims()
+        .patch("c", &PatchParams::default(), &Patch::Merge(&more))
+        .await
+        .unwrap();
+    let expanded = async || {
+        let status = bed.claims().get("c").await.unwrap().status.unwrap();
+        condition::get(&status.conditions, "Expanded").cloned()
+    };
+    bed.until("its growth is refused", async || {
+        expanded().await.is_some_and(|said| {
+            said.reason == "PoolDeleting" && said.message.contains("pool p is being deleted")
+        })
+    })
+    .await;
+    let claim = bed.claims().get("c").await.unwrap();
+    let name = claim.status.unwrap().volume_name.unwrap();
+    assert_eq!(
+        bed.volumes().get(&name).await.unwrap().spec.capacity_bytes,
+        4 << 20
+    );
+    let ready = json!({"status": {"phase": "Ready", "conditions": [{
+        "type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]}});
+    bed.volumes()
+        .patch_status(&name, &PatchParams::default(), &Patch::Merge(&ready))
+        .await
+        .unwrap();
+    bed.until("its volume's state is told", async || {
+        phase(&bed.claims().get("c").await.unwrap()) == ClaimPhase::Ready
+    })
+    .await;
+    assert!(expanded().await.is_some_and(|said| said.reason == "PoolDeleting"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_says_is_corrected_by_whoever_saw_it_before_it_said_so() {
+    let bed = Bed::new(4).await;
+    bed.claim("c", None).await;
+    let look = async |claim: &UnifiedStorageClaim| {
+        let looked = reconcile(Arc::new(claim.clone()), Arc::clone(&bed.context)).await;
+        looked.unwrap();
+        bed.claims().get("c").await.unwrap()
+    };
+    let right = look(&bed.claims().get("c").await.unwrap()).await;
+    assert_eq!(phase(&right), ClaimPhase::Provisioning);
+    say(&bed, "c", &json!({"status": {"phase": "Failed"}})).await;
+    // As its watch may still show it.
+    assert_eq!(look(&right).await.status, right.status);
 }

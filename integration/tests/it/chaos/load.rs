@@ -223,8 +223,17 @@ impl Worker {
 
     async fn delete(&mut self, at: usize) -> Result<()> {
         let over_grpc = self.over_grpc();
-        let id = self.at(at)?.id.clone();
-        let instance = &self.instance;
+        let instance = self.instance.another_view();
+        self.at(at)?.delete(&instance, over_grpc).await?;
+        self.count("deleted");
+        Ok(())
+    }
+}
+
+impl Asked {
+    /// Deletes it, until that is acknowledged.
+    async fn delete(&mut self, instance: &Cluster, over_grpc: bool) -> Result<()> {
+        let id = &self.id;
         quietly(PATIENCE, &format!("{id} is deleted"), || async {
             if over_grpc {
                 let ask = DeleteStorageRequest { id: id.clone() };
@@ -238,8 +247,16 @@ impl Worker {
             Ok(Some(()))
         })
         .await?;
-        self.at(at)?.deleted = true;
-        self.count("deleted");
+        self.deleted = true;
+        Ok(())
+    }
+
+    /// Deletes it where it is on `pool`.
+    pub async fn leave(&mut self, pool: &str, instance: &Cluster) -> Result<()> {
+        let claim = instance.rest()?.get(&format!("/v1/storage/{}", self.id)).await?;
+        if claim.get("pool").and_then(Value::as_str) == Some(pool) {
+            self.delete(instance, false).await?;
+        }
         Ok(())
     }
 }
