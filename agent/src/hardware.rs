@@ -7,6 +7,9 @@
 //! It never writes to a drive, never decides what a drive is good for, and never names one: the controller draws
 //! the conclusions, and only `member` writes.
 
+use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
+
 use serde::{Deserialize, Serialize};
 
 pub mod bundle;
@@ -15,6 +18,7 @@ pub mod fuzzing;
 mod holders;
 mod host;
 pub mod ioctl;
+mod kernel_log;
 pub mod linux;
 mod mounts;
 mod nvme;
@@ -26,6 +30,10 @@ mod smart;
 mod sysfs;
 mod udev;
 pub mod uevent;
+mod work;
+
+pub use kernel_log::IoErrors;
+pub use work::Work;
 
 /// One whole block device as the kernel shows it now: never a partition, never a hidden multipath path.
 ///
@@ -73,6 +81,10 @@ pub struct Device {
     pub usage: Usage,
     /// What it says of its health; absent where it was not asked or could not answer.
     pub health: Option<Health>,
+    /// What it did lately; absent where it did nothing yet, or was not watched long enough.
+    pub work: Option<Work>,
+    /// What the kernel could not read or write on it since it appeared; absent where that never happened.
+    pub io_errors: Option<IoErrors>,
     /// NVMe only.
     pub nvme: Option<NvmeFacts>,
     /// What could not be observed, and why.
@@ -334,6 +346,8 @@ pub enum Probe {
     Holders,
     /// The kernel's event socket.
     Uevent,
+    /// The kernel's log.
+    KernelLog,
 }
 
 impl Probe {
@@ -350,6 +364,7 @@ impl Probe {
             Self::Swaps => "swaps",
             Self::Holders => "holders",
             Self::Uevent => "uevent",
+            Self::KernelLog => "kernel-log",
         }
     }
 }
@@ -472,4 +487,13 @@ pub trait Hardware: Send + Sync + 'static {
 
     /// Tables of what is in use, mounts and swap areas, whose change the kernel announces to who polls them.
     fn watched_tables(&self) -> Vec<std::path::PathBuf>;
+
+    /// The kernel's log, which is readable when [`Self::read_log`] has news; none where there is no kernel.
+    ///
+    /// # Errors
+    /// A fault of the node where it cannot be read: then I/O errors are not known.
+    fn log(&self) -> Result<Option<BorrowedFd<'_>>, Fault>;
+
+    /// Reads what is new in the kernel's log. Answers the kernel names of drives that had I/O errors.
+    fn read_log(&self) -> BTreeSet<String>;
 }

@@ -1,6 +1,6 @@
 //! The node's picture, pure: probes are folded into an [`Inventory`], and two of them differ by a [`Delta`].
 //!
-//! Equal pictures make no delta: what drifts by nature (temperature, hours) is held still here until it has moved
+//! Equal pictures make no delta: what drifts by nature (temperature, hours, pace of work) is held still here until it has moved
 //! far enough to matter. Nothing here reads a clock or a device.
 
 use std::collections::BTreeMap;
@@ -63,6 +63,11 @@ pub fn fold(old: &Inventory, findings: impl IntoIterator<Item = Finding>) -> Inv
                 tidy(&mut device);
                 if let Some(before) = next.devices.get(&device.name) {
                     hold_still(before.health.as_ref(), device.health.as_mut());
+                    if let (Some(was), Some(is)) = (before.work, device.work)
+                        && !is.differs_from(&was)
+                    {
+                        device.work = Some(was);
+                    }
                 }
                 next.devices.insert(device.name.clone(), Arc::new(*device));
             }

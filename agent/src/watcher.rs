@@ -1,5 +1,5 @@
-//! Keeps the node's picture true: the kernel's announcements, changed tables of mounts and swap areas, and a slow
-//! rescan lead to probes, and their findings to a new [`Inventory`] in a watch channel, only where it is different.
+//! Keeps the node's picture true: the kernel's announcements, I/O errors in its log, changed tables of mounts and swap
+//! areas, and a slow rescan lead to probes, and their findings to a new [`Inventory`] in a watch channel, only where it is different.
 //!
 //! One thread of its own waits in `poll` for all of them (libudev's types belong to one thread) and does nothing
 //! while nothing happens; each probe runs in a short-lived thread, so that a dying drive that never answers holds up
@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -59,6 +59,7 @@ pub struct Watcher {
     waiting: Vec<(BTreeSet<String>, oneshot::Sender<()>)>,
     list_fault: Option<Fault>,
     event_fault: Option<Fault>,
+    log_fault: Option<Fault>,
     lost_fault: bool,
 }
 
@@ -100,6 +101,7 @@ impl Watcher {
             waiting: Vec::new(),
             list_fault: None,
             event_fault: None,
+            log_fault: None,
             lost_fault: false,
         };
         std::thread::Builder::new()
@@ -127,11 +129,18 @@ impl Watcher {
             .iter()
             .filter_map(|path| File::open(path).ok())
             .collect();
+        let hardware = Arc::clone(&self.hardware);
+        let log = hardware.log().unwrap_or_else(|fault| {
+            self.log_fault = Some(fault);
+            None
+        });
+        // What was logged before, for the first probes.
+        hardware.read_log();
         self.around = Arc::new(self.hardware.surroundings());
         self.rescan(Instant::now(), Depth::default());
         loop {
             self.start_probes(Instant::now());
-            let heard = self.wait(monitor.as_ref(), &tables);
+            let heard = self.wait(monitor.as_ref(), &tables, log);
             let now = Instant::now();
             if heard.events
                 && let Some(monitor) = &monitor
@@ -140,6 +149,11 @@ impl Watcher {
             }
             if heard.tables {
                 self.tables_at.get_or_insert(now + TABLES_QUIET);
+            }
+            if heard.log {
+                for name in hardware.read_log() {
+                    self.schedule.announced(&name, Depth::default(), now);
+                }
             }
             if self.take_messages(now) {
                 return;
@@ -158,7 +172,7 @@ impl Watcher {
         }
     }
 
-    fn wait(&self, monitor: Option<&Monitor>, tables: &[File]) -> Heard {
+    fn wait(&self, monitor: Option<&Monitor>, tables: &[File], log: Option<BorrowedFd<'_>>) -> Heard {
         let next = [Some(self.rescan_at), self.tables_at, self.schedule.next_at()]
             .into_iter()
             .flatten()
@@ -178,6 +192,7 @@ impl Watcher {
                 .iter()
                 .map(|table| PollFd::from_borrowed_fd(table.as_fd(), PollFlags::PRI)),
         );
+        fds.extend(log.map(|log| PollFd::from_borrowed_fd(log, PollFlags::IN)));
         fds.extend(monitor.map(|monitor| PollFd::from_borrowed_fd(monitor.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) => {}
@@ -192,9 +207,12 @@ impl Watcher {
         if ready.first() == Some(&true) {
             let _ = rustix::io::read(&self.sender.wake, &mut [0_u8; 8]);
         }
+        let mut ready = ready.into_iter().skip(1);
+        let mut any_of = |count: usize| ready.by_ref().take(count).fold(false, |any, one| any | one);
         Heard {
-            tables: ready.iter().skip(1).take(tables.len()).any(|ready| *ready),
-            events: ready.iter().skip(1 + tables.len()).any(|ready| *ready),
+            tables: any_of(tables.len()),
+            log: any_of(usize::from(log.is_some())),
+            events: any_of(usize::from(monitor.is_some())),
         }
     }
 
@@ -446,6 +464,7 @@ impl Watcher {
         let mut faults: Vec<Fault> = self.around.faults.clone();
         faults.extend(self.list_fault.clone());
         faults.extend(self.event_fault.clone());
+        faults.extend(self.log_fault.clone());
         if self.lost_fault {
             let detail = "the kernel dropped announcements; everything was probed again";
             faults.push(Fault::failed(Probe::Uevent, "", detail));
@@ -467,6 +486,7 @@ impl Watcher {
 struct Heard {
     events: bool,
     tables: bool,
+    log: bool,
 }
 
 /// The drives of which the picture says that this device is on or above them.

@@ -54,6 +54,26 @@ pub fn device(device: &Device) -> pb::Device {
         nvme: device.nvme.as_ref().map(nvme),
         faults: device.faults.iter().map(fault).collect(),
         paths: device.paths.clone(),
+        work: device.work.as_ref().map(work),
+        io_errors: device.io_errors.as_ref().map(io_errors),
+    }
+}
+
+const fn work(work: &hardware::Work) -> pb::Work {
+    pb::Work {
+        window_milliseconds: work.window_ms,
+        ios: work.ios,
+        bytes: work.bytes,
+        waited_milliseconds: work.waited_ms,
+        busy_milliseconds: work.busy_ms,
+        in_flight: work.in_flight,
+    }
+}
+
+fn io_errors(errors: &hardware::IoErrors) -> pb::IoErrors {
+    pb::IoErrors {
+        count: errors.count,
+        last: errors.last.clone(),
     }
 }
 

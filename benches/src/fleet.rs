@@ -299,5 +299,7 @@ pub fn nvme(number: usize, index: usize) -> Device {
         }),
         faults: Vec::new(),
         paths: Vec::new(),
+        work: None,
+        io_errors: None,
     }
 }

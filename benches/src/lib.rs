@@ -122,6 +122,8 @@ pub fn drive(node: usize, index: usize) -> DriveRecord {
             }),
             faults: Vec::new(),
             paths: Vec::new(),
+            work: None,
+            io_errors: None,
         },
     }
 }

@@ -90,11 +90,7 @@ pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
 pub fn sys(host_root: &Path, name: &str) -> (Option<Device>, bool, Vec<String>) {
     let sys = Sysfs::new(std::sync::Arc::new(Live::new(host_root)));
     let drive = sys.is_drive(name, None);
-    let _ = (
-        sys.partitions(name),
-        sys.write_counters(name),
-        sys.describe_upper(name),
-    );
+    let _ = (sys.partitions(name), sys.counts(name), sys.describe_upper(name));
     (sys.device(name), drive, sys.below(name).into_iter().collect())
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,11 @@ use parking_lot::Mutex;
 
 use super::holders::{self, Node};
 use super::host::{Host, Live};
+use super::kernel_log::{IoErrors, KernelLog};
 use super::signatures::Findings;
 use super::sysfs::{Sysfs, meaningful};
 use super::udev::Udev;
+use super::work::{Counts, Window, Work};
 use super::{
     Depth, Device, Evidence, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings,
     Transport, Usage, mounts,
@@ -59,6 +62,7 @@ pub struct Linux {
     sys: Sysfs,
     udev: Udev,
     memory: Mutex<HashMap<String, Memory>>,
+    log: Option<io::Result<KernelLog>>,
 }
 
 /// What is remembered of a drive between two probes.
@@ -66,6 +70,7 @@ pub struct Linux {
 struct Memory {
     content: Option<(ContentKey, Content)>,
     asked: Option<Asked>,
+    window: Option<(Option<u64>, Window)>,
 }
 
 /// Everything whose change means that the bytes may be others.
@@ -73,7 +78,7 @@ struct Memory {
 struct ContentKey {
     disk_sequence: Option<u64>,
     size_bytes: Option<u64>,
-    write_counters: Vec<u64>,
+    written: Option<[u64; 4]>,
     tree: Vec<Node>,
     mounts: Vec<Mount>,
     swaps: usize,
@@ -102,7 +107,11 @@ impl Linux {
     /// Nothing is read before the first call.
     pub fn new(config: LinuxConfig) -> Self {
         let host = Arc::new(Live::new(&config.host_root));
-        Self::over(host, config)
+        let log = KernelLog::open(&config.host_root.join("dev/kmsg"));
+        Self {
+            log: Some(log),
+            ..Self::over(host, config)
+        }
     }
 
     /// The same probes over another host; `host_root` is not looked at.
@@ -114,6 +123,7 @@ impl Linux {
             udev: Udev::new(Arc::clone(&host)),
             host,
             memory: Mutex::default(),
+            log: None,
         }
     }
 
@@ -180,12 +190,17 @@ impl Linux {
         (nodes, faults)
     }
 
-    fn content_key(&self, device: &Device, tree: &[Node], around: &Surroundings) -> ContentKey {
+    fn content_key(
+        device: &Device,
+        tree: &[Node],
+        around: &Surroundings,
+        counts: Option<&Counts>,
+    ) -> ContentKey {
         let concerns = |mount: &&Mount| tree.iter().any(|node| holders::concerns(mount, node));
         ContentKey {
             disk_sequence: device.disk_sequence,
             size_bytes: device.size_bytes,
-            write_counters: self.sys.write_counters(&device.name),
+            written: counts.map(|counts| counts.written()),
             tree: tree.to_vec(),
             mounts: around.mounts.iter().filter(concerns).cloned().collect(),
             swaps: around.swaps.len(),
@@ -284,6 +299,27 @@ impl Linux {
         }
     }
 
+    /// What it did lately.
+    fn work(&self, device: &Device, counts: Counts, now: Instant) -> Option<Work> {
+        let mut memory = self.memory.lock();
+        let window = &mut memory.entry(device.name.clone()).or_default().window;
+        match window {
+            Some((of, window)) if *of == device.disk_sequence => window.look(counts, now),
+            _ => {
+                *window = Some((device.disk_sequence, Window::open(counts, now)));
+                None
+            }
+        }
+    }
+
+    fn io_errors(&self, device: &Device) -> Option<IoErrors> {
+        let log = self.log.as_ref()?.as_ref().ok()?;
+        let appeared = self
+            .udev
+            .appeared_us(device.major, device.minor, device.disk_sequence);
+        log.of(&device.name, appeared.unwrap_or_default())
+    }
+
     fn judge_use(
         &self,
         device: &mut Device,
@@ -329,6 +365,9 @@ impl Hardware for Linux {
     fn probe(&self, name: &str, around: &Surroundings, depth: Depth, now: Instant) -> Option<Device> {
         if !self.sys.is_drive(name, self.loops()) {
             self.memory.lock().remove(name);
+            if let Some(Ok(log)) = &self.log {
+                log.forget(name);
+            }
             return None;
         }
         let mut device = self.sys.device(name)?;
@@ -348,7 +387,8 @@ impl Hardware for Linux {
                 ));
             }
         }
-        let key = self.content_key(&device, &tree, around);
+        let counts = self.sys.counts(name);
+        let key = Self::content_key(&device, &tree, around, counts.as_ref());
         let free = key.mounts.is_empty()
             && holders::holders(name, &tree, None, around).is_empty()
             && device.size_bytes.is_some_and(|size| size > 0);
@@ -379,6 +419,8 @@ impl Hardware for Linux {
             self.memory.lock().entry(name.to_owned()).or_default().asked = Some(asked);
         }
         self.add_health(&mut device);
+        device.work = counts.and_then(|counts| self.work(&device, counts, now));
+        device.io_errors = self.io_errors(&device);
         // Another medium may have come under the name meanwhile: then this is a mixture of two drives, of which
         // nothing may be believed or remembered together; its event is on the way.
         if self.sys.disk_sequence(name) != device.disk_sequence {
@@ -386,6 +428,8 @@ impl Hardware for Linux {
             device.evidence = Evidence::default();
             device.usage = Usage::default();
             device.health = None;
+            device.work = None;
+            device.io_errors = None;
             device.faults.push(Fault::failed(
                 Probe::Sysfs,
                 name,
@@ -446,6 +490,26 @@ impl Hardware for Linux {
 
     fn watched_tables(&self) -> Vec<PathBuf> {
         self.host.watched()
+    }
+
+    fn log(&self) -> Result<Option<BorrowedFd<'_>>, Fault> {
+        let error = match &self.log {
+            None => return Ok(None),
+            Some(Ok(log)) => return Ok(Some(log.as_fd())),
+            Some(Err(error)) => error,
+        };
+        let detail = format!("I/O errors are not counted: the kernel's log, /dev/kmsg: {error}");
+        Err(match error.kind() {
+            io::ErrorKind::NotFound => Fault::unsupported(Probe::KernelLog, "", detail),
+            _ => Fault::failed(Probe::KernelLog, "", detail),
+        })
+    }
+
+    fn read_log(&self) -> BTreeSet<String> {
+        match &self.log {
+            Some(Ok(log)) => log.read(),
+            _ => BTreeSet::new(),
+        }
     }
 }
 

@@ -13,7 +13,8 @@
 //! picture stays and a fault says why. It never touches a device, and neither does `member`, which refuses every order
 //! then: a drive of the file may look like one of the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -176,6 +177,14 @@ impl Hardware for Sim {
 
     fn watched_tables(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    fn log(&self) -> Result<Option<BorrowedFd<'_>>, Fault> {
+        Ok(None)
+    }
+
+    fn read_log(&self) -> BTreeSet<String> {
+        BTreeSet::new()
     }
 }
 

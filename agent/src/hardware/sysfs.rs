@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::host::Host;
+use super::work::Counts;
 use super::{Device, Evidence, Kind, NvmeFacts, Transport, Zoned};
 
 /// Names that are no drives of this node: memory, devices above others, removable media, network block devices.
@@ -169,17 +170,15 @@ impl Sysfs {
         }
     }
 
-    /// Counters that move whenever something was written to or discarded on the device.
-    pub(super) fn write_counters(&self, name: &str) -> Vec<u64> {
-        let stat = self.attr(name, "stat").unwrap_or_default();
-        let fields: Vec<u64> = stat
-            .split_whitespace()
-            .filter_map(|field| field.parse().ok())
-            .collect();
-        [4, 6, 11, 13]
-            .into_iter()
-            .filter_map(|index| fields.get(index).copied())
-            .collect()
+    /// What the kernel counted of its I/O. Before Linux 6.5 it counts that of NVMe namespaces only on their hidden paths.
+    pub(super) fn counts(&self, name: &str) -> Option<Counts> {
+        let of = |name: &str| Counts::parse(&self.attr(name, "stat")?);
+        let own = of(name)?;
+        if !own.is_zero() {
+            return Some(own);
+        }
+        let paths = self.hidden_paths(name);
+        Some(paths.iter().filter_map(|path| of(path)).fold(own, Counts::with))
     }
 
     /// Another one means another medium under the same name; none before Linux 5.15.
@@ -412,7 +411,7 @@ fn class(name: &str) -> String {
 }
 
 /// `nvme0c1n2` -> `nvme0n2`.
-fn head_of_path(name: &str) -> Option<String> {
+pub(super) fn head_of_path(name: &str) -> Option<String> {
     let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;
     let number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());

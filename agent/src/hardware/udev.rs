@@ -30,6 +30,14 @@ impl Udev {
             .unwrap_or_default()
     }
 
+    /// When udevd first saw the device, microseconds since the machine started.
+    pub(super) fn appeared_us(&self, major: u32, minor: u32, sequence: Option<u64>) -> Option<u64> {
+        let entry = self.entry(major, minor, sequence)?;
+        entry
+            .lines()
+            .find_map(|line| line.strip_prefix("I:")?.parse().ok())
+    }
+
     /// udevd has filed this device and is not working on anything; true where no udevd runs.
     pub(super) fn settled(&self, major: u32, minor: u32, sequence: Option<u64>) -> bool {
         let exists = |path| self.host.inode(path).is_some();

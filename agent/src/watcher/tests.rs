@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 
@@ -95,6 +96,14 @@ impl Hardware for Fake {
 
     fn watched_tables(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    fn log(&self) -> Result<Option<BorrowedFd<'_>>, Fault> {
+        Ok(None)
+    }
+
+    fn read_log(&self) -> BTreeSet<String> {
+        BTreeSet::new()
     }
 }
 

@@ -275,6 +275,10 @@ pub struct DriveFacts {
     pub faults: Vec<Fault>,
     /// Kernel names of sibling paths on the same node.
     pub paths: Vec<String>,
+    /// What it did lately, where that is known.
+    pub work: Option<Work>,
+    /// What the kernel could not read or write on it, where there was something.
+    pub io_errors: Option<IoErrors>,
 }
 
 impl Default for DriveFacts {
@@ -303,6 +307,8 @@ impl Default for DriveFacts {
             nvme: None,
             faults: Vec::new(),
             paths: Vec::new(),
+            work: None,
+            io_errors: None,
         }
     }
 }
@@ -438,6 +444,32 @@ pub struct HealthFacts {
     pub power_on_hours: Observed<u64>,
     /// Who told: `nvme ioctl`, `nvme-cli`, `smartctl`.
     pub source: String,
+}
+
+/// What a drive did in one stretch of time, as the kernel of its node counted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// How long it was.
+    pub window_ms: u64,
+    /// Reads and writes that ended in it.
+    pub ios: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How long they took together, each from when it was asked for until it ended.
+    pub waited_ms: u64,
+    /// How long at least one was under way.
+    pub busy_ms: u64,
+    /// How many were under way at its end.
+    pub in_flight: u64,
+}
+
+/// What the kernel could not read or write on a drive since it appeared there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IoErrors {
+    /// How many; from ten on, the largest power of ten that was reached.
+    pub count: u64,
+    /// What came last when the count reached that.
+    pub last: String,
 }
 
 /// What only NVMe knows.

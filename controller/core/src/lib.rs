@@ -2,7 +2,7 @@
 //!
 //! Facts come in ([`drive`], [`node`]), are given an identity ([`identity`]) and a judgement ([`classify`]),
 //! are remembered ([`registry`]), and become plans: which drives a pool claims ([`pool`]), where a request for
-//! storage goes ([`placement`]), what it costs ([`volume`]), when a failure is tried again ([`retry`]), and
+//! storage goes ([`placement`]), which drive lags behind its peers ([`peers`]), what it costs ([`volume`]), when a failure is tried again ([`retry`]), and
 //! what every object's status says ([`decide`]).
 //!
 //! It never does I/O, never reads a clock and never throws dice: time comes in as a parameter, and equal input
@@ -15,6 +15,7 @@ pub mod drive;
 pub mod identity;
 pub mod ledger;
 pub mod node;
+pub mod peers;
 pub mod placement;
 pub mod pool;
 pub mod registry;

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use smart_storage_core::{
     drive::{
-        DriveFacts, DriveId, DriveType, Evidence, Fault, FaultKind, HealthFacts, Holder, HolderKind, Mark,
-        MemberId, NvmeFacts, Observed, Transport, Usage, Zoned,
+        DriveFacts, DriveId, DriveType, Evidence, Fault, FaultKind, HealthFacts, Holder, HolderKind,
+        IoErrors, Mark, MemberId, NvmeFacts, Observed, Transport, Usage, Work, Zoned,
     },
     node::{MemberReport, MemberState, SystemInfo},
 };
@@ -238,6 +238,8 @@ pub fn drive(message: pb::Device) -> Result<DriveFacts, WireError> {
         health: health(message.health.unwrap_or_default(), &faults),
         nvme: message.nvme.map(nvme),
         paths: message.paths,
+        work: message.work.map(work),
+        io_errors: message.io_errors.map(io_errors),
         name: message.name,
         dev_path: message.dev_path,
         major: message.major,
@@ -344,6 +346,24 @@ fn health(message: pb::Health, faults: &[Fault]) -> HealthFacts {
         temperature_celsius: missing.observed(message.temperature_celsius),
         power_on_hours: missing.observed(message.power_on_hours),
         source: message.source,
+    }
+}
+
+const fn work(message: pb::Work) -> Work {
+    Work {
+        window_ms: message.window_milliseconds,
+        ios: message.ios,
+        bytes: message.bytes,
+        waited_ms: message.waited_milliseconds,
+        busy_ms: message.busy_milliseconds,
+        in_flight: message.in_flight,
+    }
+}
+
+fn io_errors(message: pb::IoErrors) -> IoErrors {
+    IoErrors {
+        count: message.count,
+        last: message.last,
     }
 }
 

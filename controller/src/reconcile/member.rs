@@ -5,6 +5,8 @@
 //! its answer: what the agent says meanwhile is published. Letting go waits for the agent's word that the drive is
 //! released, or for the annotation that gives a lost one up.
 
+mod drive;
+
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -337,6 +339,9 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
     if context.is_released(&member.spec.member_id) {
         decision.phase = MemberPhase::Released;
     }
+    decision
+        .conditions
+        .extend(drive::conditions(member, &old.conditions, &place, context));
     let young = place.record.is_none() && context.is_young(Duration::from_secs(15));
     if young {
         return Ok(());
@@ -374,6 +379,7 @@ async fn publish_member(api: &Api<PoolMember>, member: &PoolMember, context: &Co
         ),
     };
     publish(api, &live, live.status.as_ref(), &status).await?;
+    drive::tell(member, &old.conditions, &decision.conditions, context).await;
     if old.phase != status.phase {
         let ready = condition::get(&status.conditions, "Ready");
         let ok = ready.is_some_and(condition::Condition::is_true);

@@ -147,7 +147,7 @@ fn of_a_drive_that_was_exchanged_during_the_probe_nothing_is_told_that_would_mix
     let exchange = std::thread::spawn(move || {
         let mut waiting = OpenOptions::new().write(true).open(&counters).unwrap();
         std::fs::write(&sequence, "8").unwrap();
-        std::io::Write::write_all(&mut waiting, b"0 0 0 0 0 0 0").unwrap();
+        std::io::Write::write_all(&mut waiting, b"0 0 0 0 0 0 0 0 0 0 0").unwrap();
     });
     let device = probe(&linux, "sda");
     exchange.join().unwrap();

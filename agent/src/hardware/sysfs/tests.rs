@@ -329,6 +329,6 @@ proptest! {
             tree.file(&format!("devices/pci0/ata1/{attr}"), &bytes);
         }
         let sys = tree.sys();
-        let _ = (sys.device("sda"), sys.write_counters("sda"), sys.is_drive(&name, None), head_of_path(&name));
+        let _ = (sys.device("sda"), sys.counts("sda"), sys.is_drive(&name, None), head_of_path(&name));
     }
 }

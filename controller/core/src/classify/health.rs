@@ -10,12 +10,17 @@ const MANY_SECTORS: u64 = 50;
 /// Percent of rated endurance from which on a drive is shown with a warning.
 const WORN_PERCENT: u32 = 90;
 
+/// I/O errors from which on a drive is not trusted with new data: one may be a cable or a moment, as many are not.
+/// (ZFS calls a device faulted at ten as well.)
+const MANY_IO_ERRORS: u64 = 10;
+
 /// Judges the health of a drive: the gravest finding wins, and every finding of that gravity is named.
 #[must_use]
 pub fn judge_health(facts: &DriveFacts) -> Health {
     let health = &facts.health;
     let mut findings = critical_warnings(health);
     findings.extend(counters(health));
+    findings.extend(io_errors(facts));
     if health.self_assessment_passed.is(&false) {
         findings.push((
             HealthState::Failing,
@@ -63,6 +68,23 @@ fn unknown_words(health: &HealthFacts) -> String {
         Some(why) => format!("its health could not be read: {why}"),
         None => "it does not report its health".to_owned(),
     }
+}
+
+/// What the kernel met counts whatever the drive says of itself.
+fn io_errors(facts: &DriveFacts) -> Option<(HealthState, String)> {
+    let errors = facts.io_errors.as_ref().filter(|errors| errors.count > 0)?;
+    let (gravity, many) = match errors.count {
+        MANY_IO_ERRORS.. => (HealthState::Failing, "at least "),
+        _ => (HealthState::Warning, ""),
+    };
+    let plural = if errors.count == 1 { "" } else { "s" };
+    Some((
+        gravity,
+        format!(
+            "{many}{} I/O error{plural}, such as: {}",
+            errors.count, errors.last
+        ),
+    ))
 }
 
 fn critical_warnings(health: &HealthFacts) -> Vec<(HealthState, String)> {

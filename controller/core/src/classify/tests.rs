@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::drive::{Evidence, HealthFacts, Holder, Mark, Transport, Usage, Zoned};
+use crate::drive::{Evidence, HealthFacts, Holder, IoErrors, Mark, Transport, Usage, Zoned};
 
 fn drive(kind: DriveType, model: &str) -> DriveFacts {
     DriveFacts {
@@ -189,6 +189,33 @@ fn health_says_the_gravest_finding_with_its_reason() {
         HealthState::Unknown,
         "",
     );
+}
+
+#[test]
+fn what_the_kernel_could_not_read_counts_whatever_the_drive_says() {
+    let with = |count| {
+        let io_errors = Some(IoErrors {
+            count,
+            last: "critical medium error, READ at sector 2048".to_owned(),
+        });
+        let mut facts = drive(DriveType::Hdd, "x");
+        facts.io_errors = io_errors;
+        judged(&facts).health
+    };
+    assert_eq!(with(0).state, HealthState::Good);
+    let one = with(1);
+    let words = "1 I/O error, such as: critical medium error, READ at sector 2048";
+    assert_eq!((one.state, one.reason.as_str()), (HealthState::Warning, words));
+    assert_eq!(with(9).state, HealthState::Warning);
+    let many = with(10);
+    assert!(many.state == HealthState::Failing && many.reason.starts_with("at least 10 I/O errors, such as"));
+    let mut mute = drive(DriveType::Unknown, "virtio");
+    mute.health = HealthFacts::default();
+    mute.io_errors = Some(IoErrors {
+        count: 3,
+        ..IoErrors::default()
+    });
+    assert_eq!(judged(&mute).health.state, HealthState::Warning);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! A pool member's phase: from what its agent reports, or from its agent's silence.
 
-use super::{Condition, Decision, node::in_grace};
+use super::{Condition, Decision, Status, node::in_grace};
 use crate::{
+    classify::{Health, HealthState},
     drive::words,
     node::{MemberReport, MemberState, SessionInfo},
+    peers::Pace,
 };
 
 words! {
@@ -57,6 +59,60 @@ pub fn decide(seen: &MemberObservation<'_>) -> Decision<MemberPhase> {
         conditions: vec![ready],
     }
 }
+
+/// What is said of a member's drive: whether it is well, and whether it is slow. `before` are the conditions as they
+/// are: a verdict stands, word for word, until there is another one, so that an idle drive and one whose figures move
+/// write nothing. None: the drive is not seen.
+#[must_use]
+pub fn of_drive(
+    health: Option<&Health>,
+    pace: Option<&Pace>,
+    before: impl Fn(&'static str) -> Option<Condition>,
+) -> Vec<Condition> {
+    let healthy = match health {
+        None => before(HEALTHY),
+        Some(health) => {
+            let (state, words) = (health.state.as_str(), health.reason.clone());
+            Some(match health.state {
+                HealthState::Good => Condition::yes(HEALTHY, state, words),
+                HealthState::Unknown => Condition::unknown(HEALTHY, state, words),
+                HealthState::Warning | HealthState::Failing | HealthState::Failed => {
+                    Condition::no(HEALTHY, state, words)
+                }
+            })
+        }
+    };
+    let same = |reason: &str| before(SLOW).filter(|before| before.reason == reason);
+    let said =
+        |reason: &str, words: &str| same(reason).unwrap_or_else(|| Condition::yes(SLOW, reason, words));
+    let slow = pace.map_or_else(
+        || before(SLOW),
+        |pace| {
+            Some(match pace {
+                Pace::Slow(words) => said("SlowerThanPeers", words),
+                Pace::Stuck(words) => said("NothingEnds", words),
+                Pace::AsPeers => Condition::no(SLOW, "AsItsPeers", "it keeps up with its peers"),
+                Pace::Unknown(why) => {
+                    before(SLOW).unwrap_or_else(|| Condition::unknown(SLOW, "NotComparable", why.as_str()))
+                }
+            })
+        },
+    );
+    healthy.into_iter().chain(slow).collect()
+}
+
+/// Whether a condition of a drive says that something is wrong with it.
+#[must_use]
+pub fn is_bad(condition: &Condition) -> bool {
+    match condition.kind {
+        HEALTHY => condition.status == Status::False,
+        SLOW => condition.status == Status::True,
+        _ => false,
+    }
+}
+
+const HEALTHY: &str = "DriveHealthy";
+const SLOW: &str = "Slow";
 
 fn phase(seen: &MemberObservation<'_>) -> (MemberPhase, String, String) {
     let say = |phase, reason: &str, message: &str| (phase, reason.to_owned(), message.to_owned());
@@ -168,4 +224,55 @@ fn from_report(seen: &MemberObservation<'_>, report: &MemberReport) -> (MemberPh
         (true, _) => format!("the agent reports {}", report.state),
     };
     (phase, Condition::reason_or(&report.reason, otherwise), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(state: HealthState) -> Health {
+        Health {
+            state,
+            reason: "words".to_owned(),
+        }
+    }
+
+    fn slow(pace: Option<&Pace>, before: Option<&Condition>) -> Option<Condition> {
+        let before = |kind| before.filter(|before| before.kind == kind).cloned();
+        of_drive(None, pace, before).pop()
+    }
+
+    #[test]
+    fn what_a_drive_says_of_its_health_is_said_of_its_member() {
+        for (state, status) in [
+            (HealthState::Good, Status::True),
+            (HealthState::Unknown, Status::Unknown),
+            (HealthState::Warning, Status::False),
+            (HealthState::Failing, Status::False),
+            (HealthState::Failed, Status::False),
+        ] {
+            let said = of_drive(Some(&health(state)), None, |_| None).pop().unwrap();
+            assert_eq!((said.status, said.reason.as_str()), (status, state.as_str()));
+            assert_eq!(is_bad(&said), status == Status::False);
+            let unseen = of_drive(None, None, |kind| (kind == HEALTHY).then(|| said.clone()));
+            assert_eq!(unseen, [said], "a drive that is away is as it was");
+        }
+    }
+
+    #[test]
+    fn a_drive_stays_slow_in_the_same_words_until_it_keeps_up_again() {
+        let words = |words: &str| Pace::Slow(words.to_owned());
+        let idle = Pace::Unknown("idle".to_owned());
+        let first = slow(Some(&words("10 ms")), None).unwrap();
+        assert!(is_bad(&first) && first.message == "10 ms");
+        assert_eq!(slow(Some(&words("11 ms")), Some(&first)), Some(first.clone()));
+        assert_eq!(slow(Some(&idle), Some(&first)), Some(first.clone()));
+        assert_eq!(slow(None, Some(&first)), Some(first.clone()));
+        let stuck = slow(Some(&Pace::Stuck("9 s".to_owned())), Some(&first)).unwrap();
+        assert!(is_bad(&stuck) && stuck.message == "9 s");
+        let again = slow(Some(&Pace::AsPeers), Some(&first)).unwrap();
+        assert_eq!((again.status, is_bad(&again)), (Status::False, false));
+        let never = slow(Some(&idle), None).unwrap();
+        assert_eq!((never.status, is_bad(&never)), (Status::Unknown, false));
+    }
 }
