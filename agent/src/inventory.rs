@@ -157,6 +157,16 @@ fn link_paths(devices: &mut BTreeMap<String, Arc<Device>>) {
     }
 }
 
+/// Whether it is a device that another one may be another port of.
+pub fn may_have_ports(device: &Device) -> bool {
+    port_key(device).is_some()
+}
+
+/// Whether two devices are ports of one drive.
+pub fn are_ports_of_one(one: &Device, other: &Device) -> bool {
+    one.name != other.name && port_key(one).is_some_and(|key| port_key(other).as_ref() == Some(&key))
+}
+
 fn port_key(device: &Device) -> Option<(String, String, u64)> {
     matches!(
         device.transport,

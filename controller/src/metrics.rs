@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use smart_storage_core::node::NodePhase;
 
-use crate::{api::observe::RequestDone, reconcile::Stores};
+use crate::{api::observe::RequestDone, crd::condition, reconcile::Stores};
 
 type Labels<const N: usize> = Vec<(&'static str, String)>;
 
@@ -34,6 +34,7 @@ pub struct Metrics {
     pool_free: Family<Labels<1>, Gauge>,
     pool_retained: Family<Labels<1>, Gauge>,
     pool_orphans: Family<Labels<1>, Gauge>,
+    members: Family<Labels<3>, Gauge>,
     reconciles: Family<Labels<2>, Counter>,
     reconcile_seconds: Family<Labels<1>, Histogram>,
     backend: Family<Labels<3>, Counter>,
@@ -61,6 +62,7 @@ impl Metrics {
             pool_free: Family::default(),
             pool_retained: Family::default(),
             pool_orphans: Family::default(),
+            members: Family::default(),
             reconciles: Family::default(),
             reconcile_seconds: Family::new_with_constructor(seconds),
             backend: Family::default(),
@@ -101,6 +103,11 @@ impl Metrics {
             "pool_orphans",
             "Things on the pool's backend that belong to no volume",
             m.pool_orphans.clone(),
+        );
+        registry.register(
+            "members",
+            "Members by pool, phase and state of their drive (its health, or slow where it lags behind its peers)",
+            m.members.clone(),
         );
         registry.register(
             "reconciles",
@@ -280,6 +287,29 @@ impl Metrics {
                 .set(gauge(status.retained_bytes));
             let orphans = status.orphans.as_ref().map_or(0, |orphans| orphans.count);
             self.pool_orphans.get_or_create(&name).set(i64::from(orphans));
+        }
+        self.see_members(stores);
+    }
+
+    fn see_members(&self, stores: &Stores) {
+        let mut members: BTreeMap<[String; 3], i64> = BTreeMap::new();
+        for member in stores.members.state() {
+            let status = member.status.clone().unwrap_or_default();
+            let said = |kind| condition::get(&status.conditions, kind);
+            let drive = match (said("DriveHealthy"), said("Slow")) {
+                (Some(health), _) if health.status == "False" => health.reason.clone(),
+                (_, Some(slow)) if slow.is_true() => "Slow".to_owned(),
+                (Some(health), _) => health.reason.clone(),
+                (None, _) => "Unknown".to_owned(),
+            };
+            let key = [member.spec.pool.clone(), format!("{:?}", status.phase), drive];
+            *members.entry(key).or_default() += 1;
+        }
+        self.members.clear();
+        for ([pool, phase, drive], count) in members {
+            self.members
+                .get_or_create(&labels([("pool", pool), ("phase", phase), ("drive", drive)]))
+                .set(count);
         }
     }
 }

@@ -7,8 +7,8 @@
 //! The drive is read past the page cache, and as closely as [`Reading::PROOF`] says. That takes time, and an exclusive
 //! open keeps out mounts, swap and RAID, but not a program that opens plainly: so the kernel's count of writes is taken
 //! before the reading and compared in the last moment before the first write ([`Proof::still_stands`]): whatever was
-//! written meanwhile, and wherever, is noticed. What remains is the moment between that comparison and the first write,
-//! and writes that reach the medium past this node (the other port of a shared drive).
+//! written meanwhile, and wherever, is noticed. A drive that has other ports on this node is used by none of them. What
+//! remains is the moment between the last look and the first write, and writes that reach the medium past this node.
 //!
 //! [`Reading::PROOF`]: crate::hardware::signatures::Reading::PROOF
 
@@ -22,7 +22,10 @@ use super::mark::{Geometry, MarkError, MarkImage};
 use super::partition::{self, OpenDrive, PartitionError, WriteCounters};
 use super::{EnsureMember, FileSystem, MemberConfig, MemberError, fault, openers};
 use crate::hardware::signatures::{Findings, examine, examine_closely};
-use crate::hardware::{Depth, Device, FaultKind, Hardware, HolderKind, Probe, Zoned, ioctl};
+use crate::hardware::{
+    Depth, Device, Fault, FaultKind, Hardware, Holder, HolderKind, Probe, Surroundings, Zoned, ioctl,
+};
+use crate::inventory::{are_ports_of_one, may_have_ports};
 
 /// Room that `mkfs.xfs` insists on (300 MiB), and the mark and some data.
 const SMALLEST_XFS: u64 = 512 << 20;
@@ -136,18 +139,12 @@ impl Proof<'_> {
                 ),
             ));
         }
-        // A fact that is missing is not a good one.
-        let unseen = |fault: &&crate::hardware::Fault| {
-            let probes = [
-                Probe::Sysfs,
-                Probe::Signatures,
-                Probe::Mounts,
-                Probe::Swaps,
-                Probe::Holders,
-            ];
-            fault.kind == FaultKind::Failed && probes.contains(&fault.probe)
-        };
-        let unseen: Vec<_> = around.faults.iter().chain(&seen.faults).filter(unseen).collect();
+        let unseen: Vec<_> = around
+            .faults
+            .iter()
+            .chain(&seen.faults)
+            .filter(|fault| hides_a_user(fault))
+            .collect();
         if let Some(first) = unseen.first() {
             return Err(MemberError::transient(
                 "DriveUnreadable",
@@ -157,6 +154,7 @@ impl Proof<'_> {
                 ),
             ));
         }
+        is_used_by_no_other_path(self.hardware, &seen, &around)?;
         Ok(seen)
     }
 
@@ -294,6 +292,63 @@ impl Proof<'_> {
     }
 }
 
+/// Nothing is above the other ports of a drive on this node: what was mounted through one of them is seen there only.
+fn is_used_by_no_other_path(
+    hardware: &dyn Hardware,
+    seen: &Device,
+    around: &Surroundings,
+) -> Result<(), MemberError> {
+    if !may_have_ports(seen) {
+        return Ok(());
+    }
+    let name = &seen.name;
+    let names = hardware.list().map_err(|fault| {
+        unreadable(
+            name,
+            &format!("its other paths cannot be known: {}", fault.detail),
+        )
+    })?;
+    for other in names.iter().filter(|other| *other != name) {
+        let port = hardware.probe(other, around, Depth::default(), Instant::now());
+        let Some(port) = port.filter(|port| are_ports_of_one(seen, port)) else {
+            continue;
+        };
+        if let Some(fault) = port.faults.iter().find(|fault| hides_a_user(fault)) {
+            let words = format!(
+                "what is on {other}, its other path, cannot be known: {}",
+                fault.detail
+            );
+            return Err(unreadable(name, &words));
+        }
+        let uses = |holder: &&Holder| {
+            matches!(
+                holder.kind,
+                HolderKind::Mount | HolderKind::Swap | HolderKind::Device | HolderKind::Exclusive
+            )
+        };
+        if let Some(holder) = port.usage.holders.iter().find(uses) {
+            let words = format!(
+                "{name} is in use by its other path {other}: {}; nothing was written",
+                holder.description
+            );
+            return Err(MemberError::refused("InUse", words));
+        }
+    }
+    Ok(())
+}
+
+/// A fact that is missing is not a good one.
+fn hides_a_user(fault: &Fault) -> bool {
+    let probes = [
+        Probe::Sysfs,
+        Probe::Signatures,
+        Probe::Mounts,
+        Probe::Swaps,
+        Probe::Holders,
+    ];
+    fault.kind == FaultKind::Failed && probes.contains(&fault.probe)
+}
+
 fn fits(seen: &Device, file_system: FileSystem) -> Result<(), MemberError> {
     let smallest = match file_system {
         FileSystem::Xfs => SMALLEST_XFS,
@@ -368,6 +423,48 @@ mod tests {
             read_only: Some(false),
             ..Device::default()
         }
+    }
+
+    #[test]
+    fn a_drive_that_is_used_by_its_other_path_is_refused_and_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("machine.json");
+        let port = |name: &str, serial: &str, holders: &str| {
+            format!(
+                r#"{{"name": "{name}", "size_bytes": 4096, "transport": "sas",
+                    "evidence": {{"wwn": "naa.5000c500a1b2c3d4", "serial": "{serial}"}}, "usage": {{"holders": [{holders}]}}}}"#
+            )
+        };
+        let mount = r#"{"kind": "mount", "description": "xfs mounted on /srv"}"#;
+        let signature = r#"{"kind": "signature", "description": "xfs"}"#;
+        let asked = |other: &str| {
+            let machine = format!(r#"{{"devices": [{}, {other}]}}"#, port("sda", "Z1", ""));
+            std::fs::write(&path, machine).unwrap();
+            let sim = crate::hardware::sim::open(&path).unwrap();
+            let around = sim.surroundings();
+            let seen = sim
+                .probe("sda", &around, Depth::default(), Instant::now())
+                .unwrap();
+            is_used_by_no_other_path(sim.as_ref(), &seen, &around)
+        };
+        let refused = asked(&port("sdb", "Z1", mount)).unwrap_err();
+        assert_eq!(refused.reason, "InUse");
+        assert!(
+            refused
+                .message
+                .contains("its other path sdb: xfs mounted on /srv"),
+            "{}",
+            refused.message
+        );
+        asked(&port("sdb", "Z2", mount)).unwrap();
+        // What is written on it is seen through this path as well.
+        asked(&port("sdb", "Z1", signature)).unwrap();
+        let faulty = port("sdb", "Z1", "").replacen(
+            r#""usage""#,
+            r#""faults": [{"probe": "holders", "kind": "failed", "detail": "no answer"}], "usage""#,
+            1,
+        );
+        assert_eq!(asked(&faulty).unwrap_err().reason, "DriveUnreadable");
     }
 
     #[test]

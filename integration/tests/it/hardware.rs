@@ -6,6 +6,7 @@ mod classes;
 mod copies;
 mod health;
 mod hotplug;
+mod keeping_up;
 mod pod;
 mod power_cut;
 mod pull;
