@@ -27,7 +27,7 @@ mod program;
 pub mod signatures;
 pub mod sim;
 mod smart;
-mod sysfs;
+pub(crate) mod sysfs;
 mod udev;
 pub mod uevent;
 mod work;
@@ -495,5 +495,26 @@ pub trait Hardware: Send + Sync + 'static {
     fn log(&self) -> Result<Option<BorrowedFd<'_>>, Fault>;
 
     /// Reads what is new in the kernel's log. Answers the kernel names of drives that had I/O errors.
-    fn read_log(&self) -> BTreeSet<String>;
+    ///
+    /// # Errors
+    /// A fault of the node where it cannot be read any more.
+    fn read_log(&self) -> Result<BTreeSet<String>, Fault>;
+
+    /// What the kernel counted of a drive since it was last asked: opens nothing, and waits for no drive.
+    fn pulse(&self, device: &Device, now: std::time::Instant) -> Pulse;
+
+    /// The other ports on this node of the drive that a device is a port of: opens nothing, and waits for no drive.
+    ///
+    /// # Errors
+    /// A fault of the node where the devices cannot be listed.
+    fn other_ports(&self, device: &Device) -> Result<Vec<String>, Fault>;
+}
+
+/// What the kernel counted of a drive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// What it did lately.
+    pub work: Option<Work>,
+    /// What could not be read or written.
+    pub io_errors: Option<IoErrors>,
 }

@@ -157,14 +157,18 @@ fn link_paths(devices: &mut BTreeMap<String, Arc<Device>>) {
     }
 }
 
-/// Whether it is a device that another one may be another port of.
-pub fn may_have_ports(device: &Device) -> bool {
-    port_key(device).is_some()
-}
-
-/// Whether two devices are ports of one drive.
+/// Whether two devices are, or may be, ports of one drive: a WWN or an id of a namespace, and the size, are the same. In
+/// doubt they are.
 pub fn are_ports_of_one(one: &Device, other: &Device) -> bool {
-    one.name != other.name && port_key(one).is_some_and(|key| port_key(other).as_ref() == Some(&key))
+    let ids = |device: &Device| {
+        let of = &device.evidence;
+        [&of.wwn, &of.nguid, &of.eui64, &of.nvme_uuid].map(Clone::clone)
+    };
+    let same_id = ids(one)
+        .into_iter()
+        .zip(ids(other))
+        .any(|(one, other)| one.is_some() && one == other);
+    one.name != other.name && one.size_bytes == other.size_bytes && same_id
 }
 
 fn port_key(device: &Device) -> Option<(String, String, u64)> {

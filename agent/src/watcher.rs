@@ -30,6 +30,8 @@ use schedule::{Limits, Schedule};
 
 /// Mount tables of busy nodes change all the time: they are read at most this often.
 const TABLES_QUIET: Duration = Duration::from_millis(100);
+/// So does the kernel's log where it rains.
+const LOG_QUIET: Duration = Duration::from_millis(100);
 /// A list of drives that cannot be read is tried again after this.
 const RETRY_LIST: Duration = Duration::from_secs(10);
 /// A probe reads small buffers only.
@@ -54,6 +56,7 @@ pub struct Watcher {
     interval: Duration,
     rescan_at: Instant,
     tables_at: Option<Instant>,
+    log_at: Option<Instant>,
     /// Drives of the first round that were not probed yet; none when that round is over.
     first_round: Option<BTreeSet<String>>,
     waiting: Vec<(BTreeSet<String>, oneshot::Sender<()>)>,
@@ -97,6 +100,7 @@ impl Watcher {
             interval: config.discover_interval,
             rescan_at: Instant::now(),
             tables_at: None,
+            log_at: None,
             first_round: Some(BTreeSet::new()),
             waiting: Vec::new(),
             list_fault: None,
@@ -130,17 +134,18 @@ impl Watcher {
             .filter_map(|path| File::open(path).ok())
             .collect();
         let hardware = Arc::clone(&self.hardware);
-        let log = hardware.log().unwrap_or_else(|fault| {
+        let mut log = hardware.log().unwrap_or_else(|fault| {
             self.log_fault = Some(fault);
             None
         });
         // What was logged before, for the first probes.
-        hardware.read_log();
+        self.read_log(&mut log, Instant::now());
         self.around = Arc::new(self.hardware.surroundings());
         self.rescan(Instant::now(), Depth::default());
         loop {
             self.start_probes(Instant::now());
-            let heard = self.wait(monitor.as_ref(), &tables, log);
+            let quiet = self.log_at.is_some();
+            let heard = self.wait(monitor.as_ref(), &tables, log.filter(|_| !quiet));
             let now = Instant::now();
             if heard.events
                 && let Some(monitor) = &monitor
@@ -151,9 +156,11 @@ impl Watcher {
                 self.tables_at.get_or_insert(now + TABLES_QUIET);
             }
             if heard.log {
-                for name in hardware.read_log() {
-                    self.schedule.announced(&name, Depth::default(), now);
-                }
+                self.log_at.get_or_insert(now + LOG_QUIET);
+            }
+            if self.log_at.is_some_and(|at| at <= now) {
+                self.log_at = None;
+                self.read_log(&mut log, now);
             }
             if self.take_messages(now) {
                 return;
@@ -168,15 +175,21 @@ impl Watcher {
             }
             for name in self.schedule.newly_stuck(now) {
                 self.report_stuck(&name);
+                self.feel([name], now);
             }
         }
     }
 
     fn wait(&self, monitor: Option<&Monitor>, tables: &[File], log: Option<BorrowedFd<'_>>) -> Heard {
-        let next = [Some(self.rescan_at), self.tables_at, self.schedule.next_at()]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [
+            Some(self.rescan_at),
+            self.tables_at,
+            self.log_at,
+            self.schedule.next_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let left = next
             .map(|at| at.saturating_duration_since(Instant::now()))
             .unwrap_or_default();
@@ -213,6 +226,41 @@ impl Watcher {
             tables: any_of(tables.len()),
             log: any_of(usize::from(log.is_some())),
             events: any_of(usize::from(monitor.is_some())),
+        }
+    }
+
+    /// Takes what is new in the kernel's log into the picture. Nothing is probed for it: that would read, and maybe fail,
+    /// and be logged again.
+    fn read_log(&mut self, log: &mut Option<BorrowedFd<'_>>, now: Instant) {
+        if log.is_none() {
+            return;
+        }
+        match self.hardware.read_log() {
+            Ok(names) => self.feel(names, now),
+            Err(fault) => {
+                tracing::warn!(detail = fault.detail, "the kernel's log");
+                self.log_fault = Some(fault);
+                *log = None;
+                self.publish([]);
+            }
+        }
+    }
+
+    /// What the kernel counted of these drives, into the picture.
+    fn feel(&self, names: impl IntoIterator<Item = String>, now: Instant) {
+        let picture = self.out.borrow().clone();
+        let known = names.into_iter().filter_map(|name| picture.devices.get(&name));
+        let felt = known.map(|device| {
+            let pulse = self.hardware.pulse(device, now);
+            Finding::Seen(Box::new(Device {
+                work: pulse.work,
+                io_errors: pulse.io_errors,
+                ..(**device).clone()
+            }))
+        });
+        let felt: Vec<Finding> = felt.collect();
+        if !felt.is_empty() {
+            self.publish(felt);
         }
     }
 
@@ -385,6 +433,9 @@ impl Watcher {
             }
         }
         self.publish(gone);
+        // These are not probed, and may say by their silence what is wrong.
+        let stuck: Vec<String> = self.schedule.stuck().map(str::to_owned).collect();
+        self.feel(stuck, now);
         names
     }
 

@@ -72,7 +72,8 @@ const fn work(work: &hardware::Work) -> pb::Work {
 
 fn io_errors(errors: &hardware::IoErrors) -> pb::IoErrors {
     pb::IoErrors {
-        count: errors.count,
+        bad_places: errors.bad_places,
+        failures: errors.failures,
         last: errors.last.clone(),
     }
 }

@@ -1,36 +1,51 @@
 //! I/O errors that the kernel writes into its log (`/dev/kmsg`): the only place where every driver says them.
 //!
 //! What they mean is not decided here. Errors of the way to a drive, of commands that it does not know and of drives
-//! that were pulled are no word on the drive and are passed over. Nothing is written to the log, and of what is read
-//! nothing but the name of the drive, the time and a few fixed words is kept.
+//! that were pulled are no word on the drive and are passed over. A bad place that is read again and again is one bad
+//! place. Nothing is written to the log, and of what is read nothing but the name of the drive, the place, the time and
+//! a few fixed words is kept.
+//!
+//! The log has a clock of its own, which drifts away from the one of udevd within weeks: what is heard as it comes is
+//! timed here, and what was logged before only counts where the doubt makes no difference.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::libc;
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::sysfs::head_of_path;
 
 /// One record is never longer (`CONSOLE_EXT_LOG_MAX` of the kernel).
 const RECORD_BYTES: usize = 8192;
-/// Errors of one drive that are remembered; more make no difference.
-const REMEMBERED: usize = 1000;
+/// What is remembered of one drive, and of how many; more make no difference.
+const PLACES: usize = 64;
+const FAILURES: usize = 1000;
+const DRIVES: usize = 1024;
 /// Records that are read at a time, so that a storm in the log holds nothing else up.
 const AT_ONCE: usize = 4096;
+/// A place is a MiB: one bad sector fails whole requests around it.
+const PLACE_SECTORS: u64 = 2048;
+/// How far the two clocks may be apart: 20 millionths over half a year.
+const DOUBT_US: u64 = 300_000_000;
+/// A drive that was there so early was there before anything else had its name.
+const BOOT_US: u64 = 180_000_000;
 
-/// How often reading or writing failed since the drive appeared.
+/// What could not be read or written since the drive appeared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IoErrors {
-    /// How many; from ten on, the largest power of ten that it reached.
-    pub count: u64,
-    /// What came last when the count reached that: "critical medium error, READ at sector 2048".
+    /// Places of a MiB in which the medium failed; no more than 64 are counted.
+    pub bad_places: u64,
+    /// Other reads and writes that failed; from ten on, the largest power of ten that was reached.
+    pub failures: u64,
+    /// What came last when these numbers came to be: "critical medium error, READ at sector 2048".
     pub last: String,
 }
 
@@ -39,15 +54,30 @@ pub struct IoErrors {
 struct Record {
     /// Kernel name of the drive.
     drive: String,
-    /// Microseconds since the machine started.
     at_us: u64,
+    /// Where, if it was the medium.
+    bad_place: Option<u64>,
     words: String,
+}
+
+/// When it was: by the log's clock, and no earlier than, by udevd's. Microseconds since the machine started.
+#[derive(Debug, Clone, Copy)]
+struct When {
+    logged: u64,
+    earliest: u64,
+}
+
+impl When {
+    const fn is_since(self, appeared: u64) -> bool {
+        self.earliest >= appeared || (appeared < BOOT_US && self.logged >= appeared)
+    }
 }
 
 /// The errors of one drive.
 #[derive(Debug, Default)]
 struct Errors {
-    at_us: VecDeque<u64>,
+    places: BTreeMap<u64, When>,
+    failures: VecDeque<When>,
     told: IoErrors,
     last: String,
 }
@@ -56,7 +86,21 @@ struct Errors {
 #[derive(Debug)]
 pub(super) struct KernelLog {
     file: File,
-    errors: Mutex<BTreeMap<String, Errors>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    drives: BTreeMap<String, Errors>,
+    /// All that was logged before was read: what comes now comes now.
+    live: bool,
+}
+
+/// The clock of udevd's times.
+pub(super) fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let part = |number: i64, factor: u64| u64::try_from(number).unwrap_or_default().saturating_mul(factor);
+    part(now.tv_sec, 1_000_000).saturating_add(part(now.tv_nsec, 1) / 1000)
 }
 
 impl KernelLog {
@@ -64,56 +108,113 @@ impl KernelLog {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
             .open(path)?;
-        Ok(Self {
+        let about = file.metadata()?;
+        let number = about.rdev();
+        // Some containers lay something else there, which would always be readable, or somebody else's to read.
+        if !about.file_type().is_char_device()
+            || (rustix::fs::major(number), rustix::fs::minor(number)) != (1, 11)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is not the kernel's log",
+            ));
+        }
+        Ok(Self::over(file))
+    }
+
+    fn over(file: File) -> Self {
+        Self {
             file,
-            errors: Mutex::default(),
-        })
+            known: Mutex::default(),
+        }
     }
 
     /// Reads what is new. Answers the kernel names of drives that had errors.
-    pub(super) fn read(&self) -> BTreeSet<String> {
+    ///
+    /// # Errors
+    /// It cannot be read any more: there is no use in trying again.
+    pub(super) fn read(&self) -> io::Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
+        let mut known = self.known.lock();
         let mut bytes = [0_u8; RECORD_BYTES];
         for _ in 0..AT_ONCE {
             match (&self.file).read(&mut bytes) {
-                Ok(0) => break,
+                Ok(0) => return Err(io::Error::other("it ended")),
                 Ok(length) => {
                     let record = bytes.get(..length).unwrap_or_default();
                     if let Some(record) = parse(&String::from_utf8_lossy(record)) {
                         names.insert(record.drive.clone());
-                        note(&mut self.errors.lock(), record);
+                        known.note(record, now_us());
                     }
                 }
-                // Records were overwritten before they were read: it goes on with the oldest that is left.
-                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nothing new (EAGAIN); whatever else it is, the next record is another try.
-                Err(_) => break,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => {
+                        known.live = true;
+                        break;
+                    }
+                    // Records were overwritten before they were read, or one was too long: it goes on with the next.
+                    Some(libc::EPIPE | libc::EINTR | libc::EINVAL) => {}
+                    _ => return Err(error),
+                },
             }
         }
-        names
+        Ok(names)
     }
 
-    /// The errors of a drive that appeared at that time (microseconds since the machine started).
+    /// The errors of a drive that appeared at that time.
     pub(super) fn of(&self, name: &str, appeared_us: u64) -> Option<IoErrors> {
-        let mut all = self.errors.lock();
-        let errors = all.get_mut(name)?;
-        errors.at_us.retain(|at| *at >= appeared_us);
-        let count = quantised(errors.at_us.len());
-        if count != errors.told.count {
+        self.known.lock().of(name, appeared_us)
+    }
+}
+
+impl Known {
+    fn note(&mut self, record: Record, now_us: u64) {
+        if self.drives.len() >= DRIVES && !self.drives.contains_key(&record.drive) {
+            return;
+        }
+        let errors = self.drives.entry(record.drive).or_default();
+        let when = When {
+            logged: record.at_us,
+            earliest: if self.live {
+                now_us
+            } else {
+                record.at_us.saturating_sub(DOUBT_US)
+            },
+        };
+        match record.bad_place {
+            Some(place) if errors.places.len() < PLACES || errors.places.contains_key(&place) => {
+                errors.places.insert(place, when);
+            }
+            Some(_) => {}
+            None => {
+                if errors.failures.len() == FAILURES {
+                    errors.failures.pop_front();
+                }
+                errors.failures.push_back(when);
+            }
+        }
+        errors.last = record.words;
+    }
+
+    fn of(&mut self, name: &str, appeared_us: u64) -> Option<IoErrors> {
+        let errors = self.drives.get_mut(name)?;
+        errors.places.retain(|_, when| when.is_since(appeared_us));
+        errors.failures.retain(|when| when.is_since(appeared_us));
+        let (bad_places, failures) = (errors.places.len() as u64, quantised(errors.failures.len()));
+        if (bad_places, failures) == (0, 0) {
+            self.drives.remove(name);
+            return None;
+        }
+        if (bad_places, failures) != (errors.told.bad_places, errors.told.failures) {
             errors.told = IoErrors {
-                count,
+                bad_places,
+                failures,
                 last: errors.last.clone(),
             };
         }
-        (count > 0).then(|| errors.told.clone())
-    }
-
-    /// A drive is gone: another one may come under its name.
-    pub(super) fn forget(&self, name: &str) {
-        self.errors.lock().remove(name);
+        Some(errors.told.clone())
     }
 }
 
@@ -121,15 +222,6 @@ impl AsFd for KernelLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-fn note(errors: &mut BTreeMap<String, Errors>, record: Record) {
-    let errors = errors.entry(record.drive).or_default();
-    if errors.at_us.len() == REMEMBERED {
-        errors.at_us.pop_front();
-    }
-    errors.at_us.push_back(record.at_us);
-    errors.last = record.words;
 }
 
 /// A drive that fails all the time is not told all the time.
@@ -142,19 +234,16 @@ fn quantised(count: usize) -> u64 {
     }
 }
 
-/// What the block layer calls errors that are the drive's own (`blk_errors` in the kernel's `block/blk-core.c`).
-const ERRORS: [&str; 5] = [
-    "I/O error",
-    "critical medium error",
-    "critical target error",
-    "timeout error",
-    "protection error",
-];
-/// What reads and writes data. A drive that cannot discard is a good drive.
-const OPERATIONS: [&str; 3] = ["READ", "WRITE", "FLUSH"];
+/// What the block layer (`blk_errors` in the kernel's `block/blk-core.c`) calls errors of the medium.
+const MEDIUM: [&str; 2] = ["critical medium error", "protection error"];
+/// Errors that may be the drive's, or its cable's, or come of a locked range.
+const OTHER: [&str; 2] = ["I/O error", "timeout error"];
+/// A drive that cannot discard is a good drive.
+const OPERATIONS: [&str; 2] = ["READ", "WRITE"];
 
 /// Reads one record: `4,1234,56789,-;critical medium error, dev sdb, sector 2048 op 0x0:(READ) flags 0x0 ...`, and
-/// as kernels before 5.13 wrote it, after the name of a function.
+/// as kernels before 5.13 wrote it, after the name of a function. What does not say its operation is too old to be told
+/// from a discard.
 fn parse(record: &str) -> Option<Record> {
     let (head, rest) = record.split_once(';')?;
     let mut head = head.split(',');
@@ -162,31 +251,23 @@ fn parse(record: &str) -> Option<Record> {
     let priority: u32 = head.next()?.parse().ok()?;
     let at_us = head.nth(1)?.parse().ok()?;
     let line = rest.lines().next()?;
-    let line = ["blk_update_request: ", "print_req_error: "]
-        .iter()
-        .find_map(|function| line.strip_prefix(function))
-        .unwrap_or(line);
+    let line = line.strip_prefix("blk_update_request: ").unwrap_or(line);
     let (error, rest) = line.split_once(", dev ")?;
     let (name, rest) = rest.split_once(", sector ")?;
-    let error = ERRORS.iter().find(|known| **known == error)?;
+    let known = |of: &[&'static str]| of.iter().copied().find(|known| *known == error);
+    let medium = known(&MEDIUM);
+    let error = medium.or_else(|| known(&OTHER))?;
     if priority >> 3 != 0 || name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return None;
     }
     let sector: u64 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
-    let operation = rest
-        .split_once(":(")
-        .and_then(|(_, rest)| Some(rest.split_once(')')?.0));
-    let words = match operation {
-        Some(operation) => {
-            let operation = OPERATIONS.iter().find(|known| **known == operation)?;
-            format!("{error}, {operation} at sector {sector}")
-        }
-        None => format!("{error} at sector {sector}"),
-    };
+    let operation = rest.split_once(":(")?.1.split_once(')')?.0;
+    let operation = OPERATIONS.iter().find(|known| **known == operation)?;
     Some(Record {
         drive: head_of_path(name).unwrap_or_else(|| name.to_owned()),
         at_us,
-        words,
+        bad_place: medium.map(|_| sector / PLACE_SECTORS),
+        words: format!("{error}, {operation} at sector {sector}"),
     })
 }
 
@@ -196,12 +277,12 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Option<(String, String)> {
-        parse(text).map(|record| (record.drive, record.words))
+    fn read(text: &str) -> Option<(String, String, Option<u64>)> {
+        parse(text).map(|record| (record.drive, record.words, record.bad_place))
     }
 
-    fn some(drive: &str, words: &str) -> Option<(String, String)> {
-        Some((drive.to_owned(), words.to_owned()))
+    fn some(drive: &str, words: &str, place: Option<u64>) -> Option<(String, String, Option<u64>)> {
+        Some((drive.to_owned(), words.to_owned(), place))
     }
 
     #[test]
@@ -209,19 +290,15 @@ mod tests {
         let lines = [
             (
                 "3,906,1804289,-;I/O error, dev sdb, sector 2048 op 0x0:(READ) flags 0x80700 phys_seg 1 prio class 2\n",
-                some("sdb", "I/O error, READ at sector 2048"),
+                some("sdb", "I/O error, READ at sector 2048", None),
             ),
             (
                 "2,907,1804290,c;critical medium error, dev nvme1c1n1, sector 8 op 0x1:(WRITE) flags 0x0 phys_seg 1 prio class 0\n SUBSYSTEM=block\n",
-                some("nvme1n1", "critical medium error, WRITE at sector 8"),
+                some("nvme1n1", "critical medium error, WRITE at sector 8", Some(0)),
             ),
             (
-                "3,1,2,-;blk_update_request: I/O error, dev vda, sector 0 op 0x1:(FLUSH) flags 0x800 phys_seg 0 prio class 0\n",
-                some("vda", "I/O error, FLUSH at sector 0"),
-            ),
-            (
-                "3,1,2,-;print_req_error: critical target error, dev sda, sector 77\n",
-                some("sda", "critical target error at sector 77"),
+                "3,1,2,-;blk_update_request: critical medium error, dev sda, sector 5000 op 0x0:(READ) flags 0x800 phys_seg 0 prio class 0\n",
+                some("sda", "critical medium error, READ at sector 5000", Some(2)),
             ),
         ];
         for (line, expected) in lines {
@@ -234,7 +311,9 @@ mod tests {
         for line in [
             "3,1,2,-;recoverable transport error, dev sdb, sector 2048 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2\n",
             "3,1,2,-;device offline error, dev sdb, sector 2048 op 0x1:(WRITE) flags 0x0 phys_seg 1 prio class 2\n",
-            "3,1,2,-;critical target error, dev sdb, sector 2048 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2\n",
+            "3,1,2,-;critical target error, dev sdb, sector 0 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2\n",
+            "3,1,2,-;I/O error, dev sdb, sector 2048 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2\n",
+            "3,1,2,-;print_req_error: I/O error, dev sda, sector 77\n",
             "12,1,2,-;I/O error, dev sdb, sector 2048 op 0x0:(READ) flags 0x80700 phys_seg 1 prio class 2\n",
             "3,1,2,-;Buffer I/O error on dev sdb, logical block 0, async page read\n",
             "3,1,2,-;I/O error, dev ../etc, sector 2048 op 0x0:(READ)\n",
@@ -245,83 +324,131 @@ mod tests {
         }
     }
 
-    fn log_of(lines: &[(u64, &str)]) -> KernelLog {
-        let mut errors = BTreeMap::new();
-        for (at_us, drive) in lines {
-            note(
-                &mut errors,
-                Record {
-                    drive: (*drive).to_owned(),
-                    at_us: *at_us,
-                    words: format!("I/O error, READ at sector {at_us}"),
-                },
-            );
+    fn bad(known: &mut Known, drive: &str, sector: u64, logged_s: u64, now_s: u64) {
+        let record = Record {
+            drive: drive.to_owned(),
+            at_us: logged_s * 1_000_000,
+            bad_place: Some(sector / PLACE_SECTORS),
+            words: format!("critical medium error, READ at sector {sector}"),
+        };
+        known.note(record, now_s * 1_000_000);
+    }
+
+    fn places(known: &mut Known, drive: &str, appeared_s: u64) -> u64 {
+        known
+            .of(drive, appeared_s * 1_000_000)
+            .map_or(0, |errors| errors.bad_places)
+    }
+
+    #[test]
+    fn one_bad_place_is_one_however_often_it_is_read() {
+        let mut known = Known {
+            live: true,
+            ..Known::default()
+        };
+        for again in 0..100 {
+            bad(&mut known, "sdb", 4096 + again, 1000 + again, 1000 + again);
         }
-        KernelLog {
-            file: File::open("/dev/null").unwrap(),
-            errors: Mutex::new(errors),
+        let told = known.of("sdb", 0).unwrap();
+        assert_eq!((told.bad_places, told.failures), (1, 0));
+        assert_eq!(told.last, "critical medium error, READ at sector 4195");
+        bad(&mut known, "sdb", 4096 + 7, 2000, 2000);
+        assert_eq!(known.of("sdb", 0), Some(told), "nothing new, nothing else told");
+        for place in 0..1000 {
+            bad(&mut known, "sdb", place * PLACE_SECTORS, 2000, 2000);
         }
+        assert_eq!(places(&mut known, "sdb", 0), PLACES as u64);
     }
 
     #[test]
     fn errors_of_who_had_the_name_before_are_not_this_drives() {
-        let log = log_of(&[(10, "sdb"), (20, "sdb"), (30, "sdb"), (40, "sdc")]);
-        assert_eq!(log.of("sdb", 15).unwrap().count, 2);
-        assert_eq!(log.of("sdb", 31), None);
-        assert_eq!(log.of("sdd", 0), None);
-        log.forget("sdc");
-        assert_eq!(log.of("sdc", 0), None);
+        let mut known = Known {
+            live: true,
+            ..Known::default()
+        };
+        bad(&mut known, "sdb", 0, 10, 1000);
+        bad(&mut known, "sdb", 4096, 10, 1010);
+        assert_eq!(
+            places(&mut known, "sdb", 1005),
+            1,
+            "by the time when it was heard"
+        );
+        assert_eq!(places(&mut known, "sdb", 1011), 0);
+        assert_eq!(places(&mut known, "sdb", 0), 0, "and it is forgotten");
+        assert_eq!(places(&mut known, "sdc", 0), 0);
+    }
+
+    #[test]
+    fn what_was_logged_before_counts_where_the_clocks_leave_no_doubt() {
+        let logged = || {
+            let mut known = Known::default();
+            bad(&mut known, "sdb", 0, 10_000, 99_999);
+            known
+        };
+        assert_eq!(places(&mut logged(), "sdb", 5), 1, "it was there from the start");
+        assert_eq!(places(&mut logged(), "sdb", 9000), 1);
+        assert_eq!(
+            places(&mut logged(), "sdb", 9900),
+            0,
+            "the one before it may have been meant"
+        );
+        assert_eq!(places(&mut logged(), "sdb", 10_001), 0);
+        let mut early = Known::default();
+        bad(&mut early, "sdb", 0, 3, 99_999);
+        assert_eq!(places(&mut early, "sdb", 5), 0, "before it appeared");
     }
 
     #[test]
     fn what_fails_all_the_time_is_told_in_powers_of_ten() {
-        let mut told = Vec::new();
-        let log = log_of(&[]);
+        let mut known = Known {
+            live: true,
+            ..Known::default()
+        };
+        let mut told: Vec<u64> = Vec::new();
         for at_us in 0..5000 {
-            let words = format!("I/O error, READ at sector {at_us}");
-            note(
-                &mut log.errors.lock(),
-                Record {
-                    drive: "sdb".to_owned(),
-                    at_us,
-                    words,
-                },
-            );
-            let errors = log.of("sdb", 0).unwrap();
-            if told.last() != Some(&errors) {
-                told.push(errors);
+            let record = Record {
+                drive: "sdb".to_owned(),
+                at_us,
+                bad_place: None,
+                words: "I/O error".to_owned(),
+            };
+            known.note(record, at_us);
+            let failures = known.of("sdb", 0).unwrap().failures;
+            if told.last() != Some(&failures) {
+                told.push(failures);
             }
         }
-        let counts: Vec<u64> = told.iter().map(|told| told.count).collect();
-        assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100, 1000]);
-        assert_eq!(told.last().unwrap().last, "I/O error, READ at sector 999");
+        assert_eq!(told, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100, 1000]);
     }
 
     #[test]
-    fn a_log_is_read_record_by_record_until_there_is_no_more() {
+    fn only_the_kernels_log_is_read_and_its_end_is_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kmsg");
-        // A file gives all of it at once, as one record: only its first line is one.
         std::fs::write(
             &path,
-            "3,1,7,-;I/O error, dev sdb, sector 1 op 0x0:(READ) flags 0x0\n",
+            "3,1,7,-;critical medium error, dev sdb, sector 1 op 0x0:(READ) flags 0x0\n",
         )
         .unwrap();
-        let log = KernelLog::open(&path).unwrap();
-        assert_eq!(log.read(), BTreeSet::from(["sdb".to_owned()]));
-        assert!(log.read().is_empty());
-        let errors = log.of("sdb", 7).unwrap();
-        assert_eq!(
-            (errors.count, errors.last.as_str()),
-            (1, "I/O error, READ at sector 1")
-        );
-        assert!(KernelLog::open(&folder.path().join("none")).is_err());
+        assert!(KernelLog::open(&path).is_err());
+        assert!(KernelLog::open(Path::new("/dev/null")).is_err());
+        std::os::unix::fs::symlink("/dev/kmsg", folder.path().join("link")).unwrap();
+        assert!(KernelLog::open(&folder.path().join("link")).is_err());
+        // A file gives all of it at once, and then ends.
+        let log = KernelLog::over(File::open(&path).unwrap());
+        assert!(log.read().is_err());
+        assert_eq!(log.of("sdb", 7).unwrap().bad_places, 1);
     }
 
     proptest! {
         #[test]
-        fn no_record_panics(text in "([0-9]{1,3},){3}-;[ -~]{0,120}", bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&text);
+        fn no_record_panics(
+            head in "([0-9]{1,30},){1,4}[-c]?;",
+            error in "(I/O error|critical medium error|x)(, dev [a-z0-9]{0,9})?(, sector [0-9]{0,30})?",
+            rest in "( op 0x0:)?(\\([A-Z]{0,5}\\)?)?[ -~]{0,20}",
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let _ = parse(&format!("{head}{error}{rest}"));
             let _ = parse(&String::from_utf8_lossy(&bytes));
         }
     }

@@ -17,15 +17,16 @@ use parking_lot::Mutex;
 
 use super::holders::{self, Node};
 use super::host::{Host, Live};
-use super::kernel_log::{IoErrors, KernelLog};
+use super::kernel_log::{self, IoErrors, KernelLog};
 use super::signatures::Findings;
 use super::sysfs::{Sysfs, meaningful};
 use super::udev::Udev;
 use super::work::{Counts, Window, Work};
 use super::{
-    Depth, Device, Evidence, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Surroundings,
+    Depth, Device, Evidence, Fault, Hardware, Health, Holder, HolderKind, Mount, Probe, Pulse, Surroundings,
     Transport, Usage, mounts,
 };
+use crate::inventory::are_ports_of_one;
 
 mod health;
 
@@ -71,6 +72,8 @@ struct Memory {
     content: Option<(ContentKey, Content)>,
     asked: Option<Asked>,
     window: Option<(Option<u64>, Window)>,
+    /// When it was first seen, microseconds since the machine started.
+    first_seen: Option<(Option<u64>, u64)>,
 }
 
 /// Everything whose change means that the bytes may be others.
@@ -314,10 +317,22 @@ impl Linux {
 
     fn io_errors(&self, device: &Device) -> Option<IoErrors> {
         let log = self.log.as_ref()?.as_ref().ok()?;
-        let appeared = self
+        // Its file may be full or gone: that says nothing of a medium.
+        if device.transport == Transport::Loop {
+            return None;
+        }
+        let first_seen = {
+            let mut memory = self.memory.lock();
+            let seen = &mut memory.entry(device.name.clone()).or_default().first_seen;
+            match seen {
+                Some((of, at)) if *of == device.disk_sequence => *at,
+                _ => seen.insert((device.disk_sequence, kernel_log::now_us())).1,
+            }
+        };
+        let filed = self
             .udev
             .appeared_us(device.major, device.minor, device.disk_sequence);
-        log.of(&device.name, appeared.unwrap_or_default())
+        log.of(&device.name, filed.unwrap_or(first_seen))
     }
 
     fn judge_use(
@@ -365,13 +380,16 @@ impl Hardware for Linux {
     fn probe(&self, name: &str, around: &Surroundings, depth: Depth, now: Instant) -> Option<Device> {
         if !self.sys.is_drive(name, self.loops()) {
             self.memory.lock().remove(name);
-            if let Some(Ok(log)) = &self.log {
-                log.forget(name);
-            }
             return None;
         }
         let mut device = self.sys.device(name)?;
         self.second_opinion(&mut device);
+        // Before anything that a dying drive may never answer.
+        let counts = self.sys.counts(name);
+        (device.work, device.io_errors) = (
+            counts.and_then(|counts| self.work(&device, counts, now)),
+            self.io_errors(&device),
+        );
         let (tree, tree_faults) = self.tree(name);
         let tree_ok = tree_faults.is_empty();
         device.faults.extend(tree_faults);
@@ -387,7 +405,6 @@ impl Hardware for Linux {
                 ));
             }
         }
-        let counts = self.sys.counts(name);
         let key = Self::content_key(&device, &tree, around, counts.as_ref());
         let free = key.mounts.is_empty()
             && holders::holders(name, &tree, None, around).is_empty()
@@ -419,8 +436,6 @@ impl Hardware for Linux {
             self.memory.lock().entry(name.to_owned()).or_default().asked = Some(asked);
         }
         self.add_health(&mut device);
-        device.work = counts.and_then(|counts| self.work(&device, counts, now));
-        device.io_errors = self.io_errors(&device);
         // Another medium may have come under the name meanwhile: then this is a mixture of two drives, of which
         // nothing may be believed or remembered together; its event is on the way.
         if self.sys.disk_sequence(name) != device.disk_sequence {
@@ -499,17 +514,45 @@ impl Hardware for Linux {
             Some(Err(error)) => error,
         };
         let detail = format!("I/O errors are not counted: the kernel's log, /dev/kmsg: {error}");
+        use io::ErrorKind::{NotFound, PermissionDenied, Unsupported};
         Err(match error.kind() {
-            io::ErrorKind::NotFound => Fault::unsupported(Probe::KernelLog, "", detail),
+            // As the administrator, or the container, wants it.
+            NotFound | PermissionDenied | Unsupported => Fault::unsupported(Probe::KernelLog, "", detail),
             _ => Fault::failed(Probe::KernelLog, "", detail),
         })
     }
 
-    fn read_log(&self) -> BTreeSet<String> {
+    fn read_log(&self) -> Result<BTreeSet<String>, Fault> {
         match &self.log {
-            Some(Ok(log)) => log.read(),
-            _ => BTreeSet::new(),
+            Some(Ok(log)) => log.read().map_err(|error| {
+                let detail =
+                    format!("I/O errors are not counted any more: the kernel's log, /dev/kmsg: {error}");
+                Fault::failed(Probe::KernelLog, "", detail)
+            }),
+            _ => Ok(BTreeSet::new()),
         }
+    }
+
+    fn pulse(&self, device: &Device, now: Instant) -> Pulse {
+        let counts = self.sys.counts(&device.name);
+        Pulse {
+            work: counts.and_then(|counts| self.work(device, counts, now)),
+            io_errors: self.io_errors(device),
+        }
+    }
+
+    fn other_ports(&self, device: &Device) -> Result<Vec<String>, Fault> {
+        let mut ports = Vec::new();
+        for name in self.list()?.into_iter().filter(|name| *name != device.name) {
+            let Some(mut other) = self.sys.device(&name) else {
+                continue;
+            };
+            self.second_opinion(&mut other);
+            if are_ports_of_one(device, &other) {
+                ports.push(name);
+            }
+        }
+        Ok(ports)
     }
 }
 

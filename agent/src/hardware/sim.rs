@@ -22,7 +22,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use super::{Depth, Device, Fault, Hardware, Mount, Probe, Surroundings, bundle};
+use super::{Depth, Device, Fault, Hardware, Mount, Probe, Pulse, Surroundings, bundle};
+use crate::inventory::are_ports_of_one;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,8 +184,24 @@ impl Hardware for Sim {
         Ok(None)
     }
 
-    fn read_log(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+    fn read_log(&self) -> Result<BTreeSet<String>, Fault> {
+        Ok(BTreeSet::new())
+    }
+
+    fn pulse(&self, device: &Device, _now: Instant) -> Pulse {
+        Pulse {
+            work: device.work,
+            io_errors: device.io_errors.clone(),
+        }
+    }
+
+    fn other_ports(&self, device: &Device) -> Result<Vec<String>, Fault> {
+        let picture = self.picture.lock();
+        let others = picture
+            .devices
+            .values()
+            .filter(|other| are_ports_of_one(device, other));
+        Ok(others.map(|other| other.name.clone()).collect())
     }
 }
 

@@ -411,7 +411,7 @@ fn class(name: &str) -> String {
 }
 
 /// `nvme0c1n2` -> `nvme0n2`.
-pub(super) fn head_of_path(name: &str) -> Option<String> {
+pub(crate) fn head_of_path(name: &str) -> Option<String> {
     let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;
     let number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());

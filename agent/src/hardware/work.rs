@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const SHORTEST: Duration = Duration::from_secs(10);
 
 /// What a drive did in one stretch of time, as the kernel counted it. Only stretches in which it did something, or
-/// should have, are told.
+/// should have, are told, and for as long as it has not been idle since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Work {
@@ -42,18 +42,27 @@ impl Work {
         })
     }
 
+    /// Less is not compared with anything.
+    const fn says_enough(&self) -> bool {
+        self.ios >= 100 && self.busy_ms >= 2000
+    }
+
     /// Whether it is worth telling to who knows `before`: the drive works at another pace, or this is said from ten
     /// times as much, or as little.
     pub(crate) fn differs_from(&self, before: &Self) -> bool {
-        let apart = |was: u64, is: u64, times: u64| {
+        // More than so many tenths of the lesser; nothing and next to nothing are not apart.
+        let apart = |was: u64, is: u64, tenths: u64| {
             let (least, most) = (was.min(is).saturating_add(1), was.max(is).saturating_add(1));
-            most > least.saturating_mul(times)
+            most.saturating_mul(10) > least.saturating_mul(tenths)
         };
         match (before.paces(), self.paces()) {
-            (Some(was), Some(is)) => {
-                apart(before.ios, self.ios, 10) || was.into_iter().zip(is).any(|(was, is)| apart(was, is, 2))
+            (Some(was), Some(is)) if before.says_enough() || self.says_enough() => {
+                before.says_enough() != self.says_enough()
+                    || apart(before.ios, self.ios, 100)
+                    || was.into_iter().zip(is).any(|(was, is)| apart(was, is, 15))
             }
-            (None, None) => false,
+            (Some(_), Some(_)) => false,
+            (None, None) => apart(before.busy_ms, self.busy_ms, 100),
             _ => true,
         }
     }
@@ -67,6 +76,8 @@ pub(super) struct Counts {
     waited_ms: u64,
     busy_ms: u64,
     in_flight: u64,
+    /// Discards and flushes: they are under way as well, and are no reads or writes.
+    others: u64,
     written: [u64; 4],
 }
 
@@ -85,6 +96,9 @@ impl Counts {
             waited_ms: both(3, 7)?,
             in_flight: field(8)?,
             busy_ms: field(9)?,
+            others: field(11)
+                .unwrap_or_default()
+                .saturating_add(field(15).unwrap_or_default()),
             written: [4, 6, 11, 13].map(|index| field(index).unwrap_or_default()),
         })
     }
@@ -102,6 +116,7 @@ impl Counts {
         }
         Self {
             written,
+            others: self.others.saturating_add(other.others),
             ios: self.ios.saturating_add(other.ios),
             sectors: self.sectors.saturating_add(other.sectors),
             waited_ms: self.waited_ms.saturating_add(other.waited_ms),
@@ -115,15 +130,28 @@ impl Counts {
         *self == Self::default()
     }
 
+    /// What happened since; none where these are other counts than those, as they are less.
     fn since(&self, before: &Self, time: Duration) -> Option<Work> {
+        let window_ms = u64::try_from(time.as_millis()).ok()?;
+        let ios = self.ios.checked_sub(before.ios)?;
+        let nothing_ended = ios == 0 && self.others == before.others;
+        let busy_ms = self.busy_ms.checked_sub(before.busy_ms)?;
         Some(Work {
-            window_ms: u64::try_from(time.as_millis()).ok()?,
-            // Less than before: other counts than those.
-            ios: self.ios.checked_sub(before.ios)?,
+            window_ms,
+            ios,
             bytes: self.sectors.checked_sub(before.sectors)?.checked_mul(512)?,
             waited_ms: self.waited_ms.checked_sub(before.waited_ms)?,
-            busy_ms: self.busy_ms.checked_sub(before.busy_ms)?,
-            in_flight: self.in_flight,
+            // Before Linux 5.17 it is counted when something ends.
+            busy_ms: if nothing_ended && before.in_flight > 0 && self.in_flight > 0 {
+                window_ms
+            } else {
+                busy_ms
+            },
+            in_flight: if ios > 0 || nothing_ended {
+                self.in_flight
+            } else {
+                0
+            },
         })
     }
 }
@@ -134,7 +162,11 @@ pub(super) struct Window {
     since: Instant,
     counts: Counts,
     told: Option<Work>,
+    idle: u8,
 }
+
+/// Stretches without work after which the last one that had some is old.
+const OLD: u8 = 2;
 
 impl Window {
     /// Begins to count.
@@ -143,6 +175,7 @@ impl Window {
             since: now,
             counts,
             told: None,
+            idle: 0,
         }
     }
 
@@ -153,9 +186,12 @@ impl Window {
             return self.told;
         }
         match counts.since(&self.counts, time) {
-            Some(work) if work.ios > 0 || work.in_flight > 0 => self.told = Some(work),
-            Some(_) => {}
-            None => self.told = None,
+            Some(work) if work.ios > 0 || work.in_flight > 0 => {
+                self.told = Some(work);
+                self.idle = 0;
+            }
+            Some(_) if self.idle + 1 < OLD => self.idle += 1,
+            Some(_) | None => self.told = None,
         }
         self.since = now;
         self.counts = counts;
@@ -176,6 +212,7 @@ mod tests {
             waited_ms,
             busy_ms: waited_ms,
             in_flight,
+            others: 0,
             written: [0; 4],
         }
     }
@@ -190,6 +227,7 @@ mod tests {
             waited_ms: 1200,
             busy_ms: 1000,
             in_flight: 9,
+            others: 11 + 3,
             written: [5, 70, 11, 13],
         };
         assert_eq!(read, expected);
@@ -212,12 +250,7 @@ mod tests {
             Some(told),
             "it was idle"
         );
-        let stuck = window.look(counts(300, 500, 3), at(620)).unwrap();
-        assert_eq!(
-            (stuck.ios, stuck.in_flight),
-            (0, 3),
-            "nothing ends, and something waits"
-        );
+        assert_eq!(window.look(counts(300, 500, 0), at(620)), None, "for too long");
         assert_eq!(
             window.look(counts(1, 1, 0), at(920)),
             None,
@@ -226,20 +259,42 @@ mod tests {
     }
 
     #[test]
-    fn the_same_pace_is_not_told_again() {
+    fn what_hangs_is_told_by_kernels_that_count_it_and_by_those_that_do_not() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut window = Window::open(counts(300, 500, 0), start);
+        let asked = window.look(counts(300, 500, 3), at(300)).unwrap();
+        assert_eq!(
+            (asked.ios, asked.busy_ms, asked.in_flight),
+            (0, 0, 3),
+            "it may just have been asked"
+        );
+        let hangs = window.look(counts(300, 500, 3), at(600)).unwrap();
+        assert_eq!((hangs.ios, hangs.busy_ms, hangs.in_flight), (0, 300_000, 3));
+        assert!(hangs.differs_from(&asked));
+        let trimmed = Counts {
+            others: 9,
+            ..counts(300, 500, 3)
+        };
+        let trims = window.look(trimmed, at(900));
+        assert_eq!(trims, Some(hangs), "discards end, and are no work of this sort");
+    }
+
+    #[test]
+    fn the_same_pace_is_not_told_again_and_too_little_work_has_none() {
         let steady = Work {
             window_ms: 300_000,
-            ios: 1000,
-            bytes: 4_096_000,
-            waited_ms: 900,
-            busy_ms: 800,
+            ios: 10_000,
+            bytes: 40_960_000,
+            waited_ms: 9_000,
+            busy_ms: 8_000,
             in_flight: 0,
         };
         let more = Work {
-            ios: 3000,
-            bytes: 12_000_000,
-            waited_ms: 3100,
-            busy_ms: 2000,
+            ios: 30_000,
+            bytes: 120_000_000,
+            waited_ms: 31_000,
+            busy_ms: 20_000,
             ..steady
         };
         assert!(!more.differs_from(&steady));
@@ -256,14 +311,20 @@ mod tests {
             ..steady
         };
         assert!(stuck.differs_from(&steady) && steady.differs_from(&stuck) && !stuck.differs_from(&stuck));
-        let surer = Work {
-            ios: 20_000,
-            bytes: 81_920_000,
-            waited_ms: 18_000,
-            busy_ms: 16_000,
-            ..steady
-        };
-        assert!(surer.differs_from(&steady));
+        let (little, less) = (
+            Work {
+                ios: 90,
+                busy_ms: 700,
+                ..steady
+            },
+            Work {
+                ios: 3,
+                busy_ms: 1,
+                ..steady
+            },
+        );
+        assert!(!less.differs_from(&little), "neither is compared with anything");
+        assert!(little.differs_from(&steady) && steady.differs_from(&little));
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::mark::{self, FoundMark, Geometry, MarkError};
 use super::{MemberConfig, MemberId};
-use crate::hardware::ioctl;
+use crate::hardware::{ioctl, sysfs::head_of_path};
 
 /// The number of the member's partition.
 const NUMBER: u32 = 1;
@@ -238,9 +238,34 @@ pub(super) fn exists(config: &MemberConfig, number: (u32, u32)) -> bool {
 pub(super) type WriteCounters = [u64; 2];
 
 /// The counters as they are now. What others wrote and the kernel still holds back is counted only when it reaches the
-/// device: sync it before.
+/// device: sync it before. Before Linux 6.5 the kernel counts what is written to an NVMe namespace only on its hidden
+/// paths, so they are counted with it.
 pub(super) fn write_counters(config: &MemberConfig, disk: (u32, u32)) -> io::Result<WriteCounters> {
-    let stat = fs::read_to_string(sysfs(config, disk).join("stat"))?;
+    write_counters_below(&config.host("/"), disk)
+}
+
+fn write_counters_below(root: &Path, (major, minor): (u32, u32)) -> io::Result<WriteCounters> {
+    let own = root.join(format!("sys/dev/block/{major}:{minor}"));
+    let mut sum = counted(&own)?;
+    let whole = fs::canonicalize(&own)?;
+    let name = whole.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with("nvme") {
+        let block = root.join("sys/block");
+        for entry in fs::read_dir(&block)? {
+            let path = entry?.file_name().to_string_lossy().into_owned();
+            if head_of_path(&path).as_deref() != Some(&*name) {
+                continue;
+            }
+            for (sum, counted) in sum.iter_mut().zip(counted(&block.join(path))?) {
+                *sum = sum.saturating_add(counted);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+fn counted(device: &Path) -> io::Result<WriteCounters> {
+    let stat = fs::read_to_string(device.join("stat"))?;
     let fields: Vec<u64> = stat
         .split_whitespace()
         .filter_map(|field| field.parse().ok())
@@ -334,5 +359,30 @@ mod tests {
         assert_eq!(parse_number("259:12"), Some((259, 12)));
         assert_eq!(parse_number("259"), None);
         assert_eq!(parse_number("a:b"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_counts_on_the_hidden_paths_of_a_namespace_was_written_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let block = root.path().join("sys/block");
+        let counted = |name: &str, written: u64| {
+            std::fs::create_dir_all(block.join(name)).unwrap();
+            let stat = format!("0 0 0 0 1 0 {written} 0 0 0 0 0 0 {written} 0");
+            std::fs::write(block.join(name).join("stat"), stat).unwrap();
+        };
+        let all = [
+            ("nvme0n1", 0),
+            ("nvme0c0n1", 8),
+            ("nvme0c1n1", 16),
+            ("nvme0c1n2", 32),
+            ("nvme1c0n1", 64),
+        ];
+        for (name, written) in all {
+            counted(name, written);
+        }
+        let numbers = root.path().join("sys/dev/block");
+        std::fs::create_dir_all(&numbers).unwrap();
+        std::os::unix::fs::symlink("../../block/nvme0n1", numbers.join("259:1")).unwrap();
+        assert_eq!(write_counters_below(root.path(), (259, 1)).unwrap(), [24, 24]);
     }
 }

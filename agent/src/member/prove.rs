@@ -25,7 +25,6 @@ use crate::hardware::signatures::{Findings, examine, examine_closely};
 use crate::hardware::{
     Depth, Device, Fault, FaultKind, Hardware, Holder, HolderKind, Probe, Surroundings, Zoned, ioctl,
 };
-use crate::inventory::{are_ports_of_one, may_have_ports};
 
 /// Room that `mkfs.xfs` insists on (300 MiB), and the mark and some data.
 const SMALLEST_XFS: u64 = 512 << 20;
@@ -298,19 +297,15 @@ fn is_used_by_no_other_path(
     seen: &Device,
     around: &Surroundings,
 ) -> Result<(), MemberError> {
-    if !may_have_ports(seen) {
-        return Ok(());
-    }
     let name = &seen.name;
-    let names = hardware.list().map_err(|fault| {
+    let ports = hardware.other_ports(seen).map_err(|fault| {
         unreadable(
             name,
             &format!("its other paths cannot be known: {}", fault.detail),
         )
     })?;
-    for other in names.iter().filter(|other| *other != name) {
-        let port = hardware.probe(other, around, Depth::default(), Instant::now());
-        let Some(port) = port.filter(|port| are_ports_of_one(seen, port)) else {
+    for other in &ports {
+        let Some(port) = hardware.probe(other, around, Depth::default(), Instant::now()) else {
             continue;
         };
         if let Some(fault) = port.faults.iter().find(|fault| hides_a_user(fault)) {
@@ -456,7 +451,9 @@ mod tests {
             "{}",
             refused.message
         );
-        asked(&port("sdb", "Z2", mount)).unwrap();
+        let doubtful = asked(&port("sdb", "Z2", mount)).unwrap_err();
+        assert_eq!(doubtful.reason, "InUse", "the same WWN");
+        asked(&port("sdb", "Z1", mount).replace("b2c3d4", "b2c3d5")).unwrap();
         // What is written on it is seen through this path as well.
         asked(&port("sdb", "Z1", signature)).unwrap();
         let faulty = port("sdb", "Z1", "").replacen(

@@ -93,6 +93,12 @@ impl Schedule {
         pending.announced = false;
     }
 
+    /// Drives whose probe does not come back.
+    pub(super) fn stuck(&self) -> impl Iterator<Item = &str> {
+        let stuck = self.running.iter().filter(|(_, running)| running.stuck);
+        stuck.map(|(name, _)| name.as_str())
+    }
+
     /// The probes to start now; they count as running until [`Self::finished`].
     pub(super) fn start(&mut self, now: Instant, settled: impl Fn(&str) -> bool) -> Vec<(String, Depth)> {
         let mut room = self

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::hardware::{Mount, Usage};
+use crate::hardware::{Mount, Pulse, Usage};
 
 /// A machine of plain data that counts its probes.
 #[derive(Default)]
@@ -102,8 +102,20 @@ impl Hardware for Fake {
         Ok(None)
     }
 
-    fn read_log(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+    fn read_log(&self) -> Result<BTreeSet<String>, Fault> {
+        Ok(BTreeSet::new())
+    }
+
+    fn pulse(&self, device: &Device, _now: Instant) -> Pulse {
+        Pulse {
+            work: device.work,
+            io_errors: device.io_errors.clone(),
+        }
+    }
+
+    fn other_ports(&self, device: &Device) -> Result<Vec<String>, Fault> {
+        let _ = device;
+        Ok(Vec::new())
     }
 }
 

@@ -466,9 +466,11 @@ pub struct Work {
 /// What the kernel could not read or write on a drive since it appeared there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IoErrors {
-    /// How many; from ten on, the largest power of ten that was reached.
-    pub count: u64,
-    /// What came last when the count reached that.
+    /// Places of a MiB in which the medium failed; no more than 64 are counted.
+    pub bad_places: u64,
+    /// Other reads and writes that failed; from ten on, the largest power of ten that was reached.
+    pub failures: u64,
+    /// What came last when these numbers came to be.
     pub last: String,
 }
 

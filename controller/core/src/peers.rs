@@ -1,35 +1,40 @@
 //! Whether a drive is slow: never by a number of its own, which its work explains as well as its state, but by
-//! comparison with drives of its kind that do the same work, the members of its pool.
+//! comparison with drives of its kind that do the same sort of work, the members of its pool.
 //!
 //! A drive with a long queue makes each request wait and still does more in a second of work than its peers; one with
 //! large requests does fewer of them and moves more bytes. So slow is only who is behind in all three: what one request
-//! takes, how many end in a second of work, and how many bytes they move. It judges one stretch of time, never acts,
-//! and holds its tongue where there is too little work or too few peers.
+//! takes, how many end in a second of work, and how many bytes they move; and peers are only those whose requests are of
+//! about its size. It judges one stretch of time, never acts, and holds its tongue where there is too little work or too
+//! few peers. What hangs altogether needs no comparison.
 
 use crate::{bytes::format_bytes, drive::Work};
 
 /// How many times worse than the median of its peers a drive is in everything, that is slow: drives that fail slowly
-/// are reported at a tenth of their speed and less, and good ones differ by less than three.
-const TIMES: u64 = 5;
+/// are reported at a tenth of their speed and less, and agents tell a pace anew when it moved by half.
+const TIMES: u64 = 8;
 /// Fewer peers are no majority.
 const PEERS: usize = 3;
-/// Less work says nothing.
+/// Less work says nothing: one request that waited for a disk to spin up is not a slow disk.
 const ENOUGH_IOS: u64 = 100;
 const ENOUGH_BUSY_MS: u64 = 2_000;
-/// A drive on which every request takes less than this is in nobody's way, in microseconds.
+/// A drive on which a request takes less than this is in nobody's way, in microseconds.
 const NOTICED_US: u64 = 5_000;
-/// Nothing ended for so long, and something waits: that needs no comparison.
-const STUCK_MS: u64 = 5_000;
+/// Requests of peers are no more than so many times larger or smaller.
+const SAME_SIZE: u64 = 4;
+/// Nothing ended for so long, and something waits. A disk spins up in less, and the kernel gives most commands up then.
+const STUCK_MS: u64 = 30_000;
 
 /// How a drive keeps up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pace {
-    /// As its peers do.
-    AsPeers,
+    /// As its peers do, or so fast that it needs none.
+    Fine,
     /// Far behind all of them: in words.
     Slow(String),
     /// What was asked of it does not end: in words.
     Stuck(String),
+    /// It works, and there is nothing to compare it with: why.
+    Alone(String),
     /// Nothing can be said: why.
     Unknown(String),
 }
@@ -43,15 +48,17 @@ struct Speed {
     ios: u64,
     /// Their bytes.
     bytes: u64,
+    /// Bytes of one.
+    size: u64,
 }
 
 fn speed(work: &Work) -> Option<Speed> {
-    let enough = work.ios >= ENOUGH_IOS || work.busy_ms >= ENOUGH_BUSY_MS;
-    let busy = work.busy_ms.max(1);
-    (enough && work.ios > 0).then(|| Speed {
+    let enough = work.ios >= ENOUGH_IOS && work.busy_ms >= ENOUGH_BUSY_MS;
+    enough.then(|| Speed {
         each_us: work.waited_ms.saturating_mul(1000) / work.ios,
-        ios: work.ios.saturating_mul(1000) / busy,
-        bytes: work.bytes.saturating_mul(1000) / busy,
+        ios: work.ios.saturating_mul(1000) / work.busy_ms,
+        bytes: work.bytes.saturating_mul(1000) / work.busy_ms,
+        size: work.bytes / work.ios,
     })
 }
 
@@ -59,7 +66,7 @@ fn speed(work: &Work) -> Option<Speed> {
 #[must_use]
 pub fn compare(own: Option<&Work>, peers: &[Work]) -> Pace {
     let Some(work) = own else {
-        return Pace::Unknown("it did nothing yet that could be compared".to_owned());
+        return Pace::Unknown("it did nothing lately that could be compared".to_owned());
     };
     if work.ios == 0 && work.in_flight > 0 && work.busy_ms >= STUCK_MS {
         return Pace::Stuck(format!(
@@ -70,27 +77,38 @@ pub fn compare(own: Option<&Work>, peers: &[Work]) -> Pace {
         ));
     }
     let Some(own) = speed(work) else {
-        return Pace::Unknown("it did too little that could be compared".to_owned());
+        let why = "it did too little lately that could be compared".to_owned();
+        return if work.ios > 0 {
+            Pace::Alone(why)
+        } else {
+            Pace::Unknown(why)
+        };
     };
-    let peers: Vec<Speed> = peers.iter().filter_map(speed).collect();
+    if own.each_us < NOTICED_US {
+        return Pace::Fine;
+    }
+    let alike = |peer: &Speed| {
+        let (least, most) = (own.size.min(peer.size), own.size.max(peer.size));
+        most <= least.saturating_mul(SAME_SIZE)
+    };
+    let peers: Vec<Speed> = peers.iter().filter_map(speed).filter(alike).collect();
     if peers.len() < PEERS {
-        let words = format!(
-            "{} peers of its kind worked lately, {PEERS} are needed to compare",
+        return Pace::Alone(format!(
+            "{} peers of its kind do work like its own, {PEERS} are needed to compare",
             peers.len()
-        );
-        return Pace::Unknown(words);
+        ));
     }
     let typical = Speed {
         each_us: median(&peers, |peer| peer.each_us),
         ios: median(&peers, |peer| peer.ios),
         bytes: median(&peers, |peer| peer.bytes),
+        size: own.size,
     };
-    let behind = own.each_us >= NOTICED_US
-        && own.each_us >= typical.each_us.saturating_mul(TIMES)
+    let behind = own.each_us >= typical.each_us.saturating_mul(TIMES)
         && own.ios.saturating_mul(TIMES) <= typical.ios
         && own.bytes.saturating_mul(TIMES) <= typical.bytes;
     if !behind {
-        return Pace::AsPeers;
+        return Pace::Fine;
     }
     Pace::Slow(format!(
         "one I/O takes {}, and {} of {} end in a second of work; the median of its {} peers takes {} and ends {} of {}",
@@ -145,7 +163,7 @@ mod tests {
         let expected = "one I/O takes 100.0 ms, and 10 of 40.9 kB end in a second of work; the median of its 3 peers \
                         takes 0.2 ms and ends 5000 of 20.4 MB";
         assert_eq!(words, expected);
-        assert_eq!(compare(Some(&peers[0]), &peers), Pace::AsPeers);
+        assert_eq!(compare(Some(&peers[0]), &peers), Pace::Fine);
     }
 
     #[test]
@@ -176,32 +194,65 @@ mod tests {
     }
 
     #[test]
+    fn other_work_is_not_slowness_either() {
+        // A disk that seeks for 4 KiB among disks that stream 128 KiB.
+        let streams = |ios| Work {
+            bytes: ios * 131_072,
+            ..reads(ios, 900)
+        };
+        let peers = [streams(300_000), streams(250_000), streams(200_000)];
+        assert!(matches!(
+            compare(Some(&reads(30_000, 8_000)), &peers),
+            Pace::Alone(_)
+        ));
+        // One request waited until the disk had spun up.
+        let spun_up = Work {
+            ios: 1,
+            bytes: 4096,
+            waited_ms: 8_000,
+            busy_ms: 8_000,
+            ..Work::default()
+        };
+        let equals = [reads(50_000, 100), reads(40_000, 100), reads(60_000, 100)];
+        assert!(matches!(compare(Some(&spun_up), &equals), Pace::Alone(_)));
+    }
+
+    #[test]
     fn nobody_is_judged_without_work_or_peers_or_for_what_nobody_notices() {
         let peers = [reads(50_000, 100), reads(40_000, 100), reads(60_000, 100)];
-        let unknown = |own: Option<&Work>, peers: &[Work]| matches!(compare(own, peers), Pace::Unknown(_));
+        let unknown = |own: Option<&Work>, peers: &[Work]| {
+            matches!(compare(own, peers), Pace::Unknown(_) | Pace::Alone(_))
+        };
         assert!(unknown(None, &peers));
         assert!(unknown(Some(&reads(3, 100_000)), &peers));
         assert!(unknown(Some(&reads(500, 100_000)), &peers[..2]));
         let idle = [peers[0], peers[1], reads(3, 100)];
         assert!(unknown(Some(&reads(500, 100_000)), &idle));
-        assert!(!is_slow(reads(5000, 4900), &peers));
+        assert_eq!(
+            compare(Some(&reads(5000, 4900)), &[]),
+            Pace::Fine,
+            "it needs no peers for that"
+        );
         assert!(is_slow(reads(5000, 5100), &peers));
     }
 
     #[test]
     fn what_never_ends_needs_no_comparison() {
         let stuck = Work {
-            window_ms: 10_000,
-            busy_ms: 9_900,
+            window_ms: 300_000,
+            busy_ms: 299_000,
             in_flight: 2,
             ..Work::default()
         };
         let Pace::Stuck(words) = compare(Some(&stuck), &[]) else {
             panic!("not found");
         };
-        assert_eq!(words, "nothing ended in 9 s, while 2 I/Os waited");
-        let just_asked = Work { busy_ms: 4, ..stuck };
-        assert!(!matches!(compare(Some(&just_asked), &[]), Pace::Stuck(_)));
+        assert_eq!(words, "nothing ended in 299 s, while 2 I/Os waited");
+        let spins_up = Work {
+            busy_ms: 15_000,
+            ..stuck
+        };
+        assert!(matches!(compare(Some(&spins_up), &[]), Pace::Unknown(_)));
     }
 
     fn any_work() -> impl Strategy<Value = Work> {

@@ -360,10 +360,16 @@ const fn work(message: pb::Work) -> Work {
     }
 }
 
+/// A few plain words of what an agent tells to be shown as it is.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 fn io_errors(message: pb::IoErrors) -> IoErrors {
     IoErrors {
-        count: message.count,
-        last: message.last,
+        bad_places: message.bad_places,
+        failures: message.failures,
+        last: plain(&message.last),
     }
 }
 

@@ -39,14 +39,28 @@ use crate::{
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(50);
+const LOOKED_AT_AGAIN: Duration = Duration::from_secs(300);
 const TRY_SELDOM: Duration = Duration::from_secs(60);
 const MIN_FREE_BYTES: u64 = 64 << 20;
 
 /// Which members have to be looked at again.
 pub(super) fn concerns(change: Option<&Change>, stores: &Stores) -> Vec<ObjectRef<PoolMember>> {
     match change {
-        // A drive may turn up on any node.
-        None | Some(Change::Agent(_)) => every(&stores.members),
+        None => every(&stores.members),
+        Some(Change::Agent(node)) => {
+            let members = stores.members.state();
+            let concerned = members.iter().filter(|member| {
+                let status = member.status.as_ref();
+                // One that does not serve may have turned up on any node.
+                let serves =
+                    status.is_some_and(|status| status.phase == crate::crd::member::MemberPhase::Online);
+                let is_there = status.is_some_and(|status| status.node == *node);
+                !serves || is_there || member.spec.node_name == *node
+            });
+            concerned
+                .map(|member| ObjectRef::from_obj(member.as_ref()))
+                .collect()
+        }
         Some(Change::Order(name)) => vec![ObjectRef::new(name)],
         // Its endpoints are part of what agents are told.
         Some(Change::Wishes(pool)) => {
@@ -79,6 +93,10 @@ pub(super) async fn reconcile(member: Arc<PoolMember>, context: Arc<Context>) ->
     if releasing && context.is_released(&member.spec.member_id) {
         // Its own status wakes nobody: what is left is to let the object go.
         return Ok(Action::requeue(AT_ONCE));
+    }
+    if action == Action::await_change() {
+        // Its peers' pace is not its own change.
+        return Ok(Action::requeue(LOOKED_AT_AGAIN));
     }
     Ok(action)
 }

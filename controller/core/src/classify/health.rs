@@ -10,9 +10,9 @@ const MANY_SECTORS: u64 = 50;
 /// Percent of rated endurance from which on a drive is shown with a warning.
 const WORN_PERCENT: u32 = 90;
 
-/// I/O errors from which on a drive is not trusted with new data: one may be a cable or a moment, as many are not.
-/// (ZFS calls a device faulted at ten as well.)
-const MANY_IO_ERRORS: u64 = 10;
+/// Bad places of the medium from which on a drive is not trusted with new data. Drives replace a bad sector when it is
+/// written again; so many in one life of a machine are more than that mends.
+const MANY_BAD_PLACES: u64 = 10;
 
 /// Judges the health of a drive: the gravest finding wins, and every finding of that gravity is named.
 #[must_use]
@@ -70,21 +70,36 @@ fn unknown_words(health: &HealthFacts) -> String {
     }
 }
 
-/// What the kernel met counts whatever the drive says of itself.
+/// What the kernel met counts whatever the drive says of itself. Only what it calls the medium's speaks for replacing the
+/// drive: anything else may be the cable.
 fn io_errors(facts: &DriveFacts) -> Option<(HealthState, String)> {
-    let errors = facts.io_errors.as_ref().filter(|errors| errors.count > 0)?;
-    let (gravity, many) = match errors.count {
-        MANY_IO_ERRORS.. => (HealthState::Failing, "at least "),
-        _ => (HealthState::Warning, ""),
+    let errors = facts.io_errors.as_ref()?;
+    let counted = |count: u64, one: &str, many: &str| match count {
+        0 => None,
+        1 => Some(format!("at least 1 {one}")),
+        _ => Some(format!("at least {count} {many}")),
     };
-    let plural = if errors.count == 1 { "" } else { "s" };
-    Some((
-        gravity,
-        format!(
-            "{many}{} I/O error{plural}, such as: {}",
-            errors.count, errors.last
+    let words: Vec<String> = [
+        counted(
+            errors.bad_places,
+            "bad place on its medium",
+            "bad places on its medium",
         ),
-    ))
+        counted(errors.failures, "failed read or write", "failed reads and writes"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let gravity = match errors.bad_places {
+        MANY_BAD_PLACES.. => HealthState::Failing,
+        _ => HealthState::Warning,
+    };
+    (!words.is_empty()).then(|| {
+        (
+            gravity,
+            format!("{}, such as: {}", words.join(" and "), errors.last),
+        )
+    })
 }
 
 fn critical_warnings(health: &HealthFacts) -> Vec<(HealthState, String)> {

@@ -193,26 +193,31 @@ fn health_says_the_gravest_finding_with_its_reason() {
 
 #[test]
 fn what_the_kernel_could_not_read_counts_whatever_the_drive_says() {
-    let with = |count| {
-        let io_errors = Some(IoErrors {
-            count,
+    let with = |bad_places, failures| {
+        let mut facts = drive(DriveType::Hdd, "x");
+        facts.io_errors = Some(IoErrors {
+            bad_places,
+            failures,
             last: "critical medium error, READ at sector 2048".to_owned(),
         });
-        let mut facts = drive(DriveType::Hdd, "x");
-        facts.io_errors = io_errors;
         judged(&facts).health
     };
-    assert_eq!(with(0).state, HealthState::Good);
-    let one = with(1);
-    let words = "1 I/O error, such as: critical medium error, READ at sector 2048";
+    assert_eq!(with(0, 0).state, HealthState::Good);
+    let one = with(1, 0);
+    let words = "at least 1 bad place on its medium, such as: critical medium error, READ at sector 2048";
     assert_eq!((one.state, one.reason.as_str()), (HealthState::Warning, words));
-    assert_eq!(with(9).state, HealthState::Warning);
-    let many = with(10);
-    assert!(many.state == HealthState::Failing && many.reason.starts_with("at least 10 I/O errors, such as"));
+    assert_eq!(with(9, 0).state, HealthState::Warning);
+    let many = with(10, 3);
+    assert_eq!(many.state, HealthState::Failing);
+    assert!(
+        many.reason
+            .starts_with("at least 10 bad places on its medium and at least 3 failed reads and writes, ")
+    );
+    assert_eq!(with(0, 1000).state, HealthState::Warning, "that may be the cable");
     let mut mute = drive(DriveType::Unknown, "virtio");
     mute.health = HealthFacts::default();
     mute.io_errors = Some(IoErrors {
-        count: 3,
+        failures: 3,
         ..IoErrors::default()
     });
     assert_eq!(judged(&mute).health.state, HealthState::Warning);

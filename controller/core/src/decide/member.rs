@@ -82,19 +82,20 @@ pub fn of_drive(
             })
         }
     };
-    let same = |reason: &str| before(SLOW).filter(|before| before.reason == reason);
-    let said =
-        |reason: &str, words: &str| same(reason).unwrap_or_else(|| Condition::yes(SLOW, reason, words));
+    let stands = |reason: &str| before(SLOW).filter(|before| before.reason == reason);
+    let bad =
+        |reason: &str, words: &str| stands(reason).unwrap_or_else(|| Condition::yes(SLOW, reason, words));
+    let nothing = |why: &str| Condition::unknown(SLOW, "NotComparable", why);
     let slow = pace.map_or_else(
         || before(SLOW),
         |pace| {
             Some(match pace {
-                Pace::Slow(words) => said("SlowerThanPeers", words),
-                Pace::Stuck(words) => said("NothingEnds", words),
-                Pace::AsPeers => Condition::no(SLOW, "AsItsPeers", "it keeps up with its peers"),
-                Pace::Unknown(why) => {
-                    before(SLOW).unwrap_or_else(|| Condition::unknown(SLOW, "NotComparable", why.as_str()))
-                }
+                Pace::Slow(words) => bad(LAGS, words),
+                Pace::Stuck(words) => bad(HANGS, words),
+                Pace::Fine => Condition::no(SLOW, "KeepsUp", "it keeps up with its peers"),
+                // It works again: how well cannot be said.
+                Pace::Alone(why) if stands(HANGS).is_some() => nothing(why),
+                Pace::Alone(why) | Pace::Unknown(why) => before(SLOW).unwrap_or_else(|| nothing(why)),
             })
         },
     );
@@ -113,6 +114,8 @@ pub fn is_bad(condition: &Condition) -> bool {
 
 const HEALTHY: &str = "DriveHealthy";
 const SLOW: &str = "Slow";
+const LAGS: &str = "SlowerThanPeers";
+const HANGS: &str = "NotAnswering";
 
 fn phase(seen: &MemberObservation<'_>) -> (MemberPhase, String, String) {
     let say = |phase, reason: &str, message: &str| (phase, reason.to_owned(), message.to_owned());
@@ -270,9 +273,30 @@ mod tests {
         assert_eq!(slow(None, Some(&first)), Some(first.clone()));
         let stuck = slow(Some(&Pace::Stuck("9 s".to_owned())), Some(&first)).unwrap();
         assert!(is_bad(&stuck) && stuck.message == "9 s");
-        let again = slow(Some(&Pace::AsPeers), Some(&first)).unwrap();
+        let again = slow(Some(&Pace::Fine), Some(&first)).unwrap();
         assert_eq!((again.status, is_bad(&again)), (Status::False, false));
         let never = slow(Some(&idle), None).unwrap();
         assert_eq!((never.status, is_bad(&never)), (Status::Unknown, false));
+    }
+
+    #[test]
+    fn a_drive_that_hung_and_works_again_hangs_no_more_even_if_it_has_no_peers() {
+        let hangs = slow(Some(&Pace::Stuck("60 s".to_owned())), None).unwrap();
+        let idle = Pace::Unknown("idle".to_owned());
+        assert_eq!(
+            slow(Some(&idle), Some(&hangs)),
+            Some(hangs.clone()),
+            "nothing says so"
+        );
+        let works = slow(Some(&Pace::Alone("2 peers".to_owned())), Some(&hangs)).unwrap();
+        assert_eq!(
+            (works.status, works.reason.as_str()),
+            (Status::Unknown, "NotComparable")
+        );
+        let lags = slow(Some(&Pace::Slow("10 ms".to_owned())), None).unwrap();
+        assert_eq!(
+            slow(Some(&Pace::Alone("2 peers".to_owned())), Some(&lags)),
+            Some(lags)
+        );
     }
 }

@@ -2,18 +2,19 @@
 //!
 //! It tells, and never does anything about it: a slow or failing drive serves on until somebody decides otherwise.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 use smart_storage_core::{
     classify::judge_health,
     decide::{Condition, member},
-    drive::{DriveId, MemberId, Work},
-    node::DriveRecord,
+    drive::{DriveId, Work},
+    identity::Verdict,
+    node::{DriveRecord, NodeRecord},
     peers::compare,
 };
 
-use super::{Context, Place, PoolMember, convert};
+use super::{Context, Place, PoolMember, convert, is_synced};
 use crate::crd::condition::Condition as Said;
 
 /// The conditions of a member's drive.
@@ -23,9 +24,10 @@ pub(super) fn conditions(
     place: &Place,
     context: &Context,
 ) -> Vec<Condition> {
-    let own = Who::of(member);
-    let record = place.record.as_deref();
-    let drive = record.and_then(|record| record.drives.iter().find(|drive| own.is(drive)));
+    let drive = place
+        .record
+        .as_deref()
+        .and_then(|record| own_drive(member, record));
     let health = drive.map(|drive| judge_health(&drive.facts));
     let pace = drive.map(|drive| {
         let work = drive.facts.work;
@@ -43,58 +45,54 @@ pub(super) async fn tell(member: &PoolMember, old: &[Said], new: &[Condition], c
         let was = convert::condition_of(old, condition.kind);
         let same = |was: &Condition| was.status == condition.status && was.reason == condition.reason;
         if !was.as_ref().is_some_and(same) {
-            let (reason, note) = (condition.reason.as_str(), condition.message.clone());
-            tracing::warn!(member = %member.name_any(), condition = condition.kind, reason, note, "a member's drive");
-            context.event(member, false, reason, note).await;
+            let (reason, note) = (format!("Drive{}", condition.reason), condition.message.clone());
+            tracing::warn!(member = %member.name_any(), reason, note, "a member's drive");
+            context.event(member, false, &reason, note).await;
         }
     }
 }
 
-/// By what members know their drives.
-#[derive(Default)]
-struct Who {
-    members: BTreeSet<MemberId>,
-    drives: BTreeSet<DriveId>,
-}
-
-impl Who {
-    fn of(member: &PoolMember) -> Self {
-        let mut who = Self::default();
-        who.add(member);
-        who
-    }
-
-    fn add(&mut self, member: &PoolMember) {
-        self.members
-            .insert(MemberId::from(member.spec.member_id.as_str()));
-        self.drives.insert(DriveId::from(member.spec.drive_id.as_str()));
-    }
-
-    fn is(&self, drive: &DriveRecord) -> bool {
+/// The drive itself, and not a copy with its mark beside it.
+fn own_drive<'a>(member: &PoolMember, record: &'a NodeRecord) -> Option<&'a DriveRecord> {
+    let id = DriveId::from(member.spec.drive_id.as_str());
+    let mut drives = record.drives.iter().map(AsRef::as_ref);
+    let marked = |drive: &&DriveRecord| {
         let mark = drive.facts.evidence.mark.as_ref();
-        mark.is_some_and(|mark| self.members.contains(&mark.member_id))
-            || drive
-                .identity
-                .certain()
-                .is_some_and(|id| self.drives.contains(id))
-    }
+        mark.is_some_and(|mark| mark.member_id.as_str() == member.spec.member_id)
+    };
+    let certain = drives.clone().find(|drive| is(drive, &id));
+    certain.or_else(|| drives.find(marked))
 }
 
-/// What the other drives of its kind in its pool did.
+/// A further path to it is not it.
+fn is(drive: &DriveRecord, id: &DriveId) -> bool {
+    matches!(&drive.identity, Verdict::Drive { id: known } if known == id)
+}
+
+/// What the other drives of its kind in its pool did, each once, as nodes say that are there.
 fn peers(member: &PoolMember, own: &DriveRecord, context: &Context) -> Vec<Work> {
-    let mut others = Who::default();
-    for other in context.stores.members.state() {
-        if other.spec.pool == member.spec.pool && other.spec.member_id != member.spec.member_id {
-            others.add(&other);
-        }
-    }
-    let mut work = Vec::new();
+    let members = context.stores.members.state();
+    let others: BTreeSet<&str> = members
+        .iter()
+        .filter(|other| other.spec.pool == member.spec.pool && other.spec.drive_id != member.spec.drive_id)
+        .map(|other| other.spec.drive_id.as_str())
+        .collect();
+    let mut work = BTreeMap::new();
     context.registry.for_each(|record| {
-        let mine = record
+        if !is_synced(record) {
+            return;
+        }
+        for drive in record
             .drives
             .iter()
-            .filter(|drive| others.is(drive) && drive.facts.kind == own.facts.kind);
-        work.extend(mine.filter_map(|drive| drive.facts.work));
+            .filter(|drive| drive.facts.kind == own.facts.kind)
+        {
+            if let (Verdict::Drive { id }, Some(done)) = (&drive.identity, drive.facts.work)
+                && others.contains(id.as_str())
+            {
+                work.insert(id.clone(), done);
+            }
+        }
     });
-    work
+    work.into_values().collect()
 }
