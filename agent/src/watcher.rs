@@ -209,6 +209,7 @@ impl Watcher {
             let health = Depth {
                 reread: false,
                 health: event.health,
+                wake: false,
             };
             if event.controller {
                 let on_it = |device: &&Arc<Device>| {
@@ -247,6 +248,7 @@ impl Watcher {
                 Depth {
                     reread: true,
                     health: false,
+                    wake: false,
                 },
             );
             self.publish([]);
@@ -269,6 +271,7 @@ impl Watcher {
                         Depth {
                             reread: true,
                             health: false,
+                            wake: false,
                         },
                     );
                     self.waiting.push((names, done));
@@ -292,6 +295,7 @@ impl Watcher {
                 Depth {
                     reread: false,
                     health: true,
+                    wake: false,
                 },
                 now,
             );

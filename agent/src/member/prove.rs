@@ -116,6 +116,7 @@ impl Proof<'_> {
         let depth = Depth {
             reread: true,
             health: false,
+            wake: true,
         };
         let seen = self
             .hardware
