@@ -11,4 +11,5 @@ mod pod;
 mod power_cut;
 mod pull;
 mod rig;
+mod smart;
 mod three_nodes;
