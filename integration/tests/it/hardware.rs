@@ -13,3 +13,4 @@ mod pull;
 mod rig;
 mod smart;
 mod three_nodes;
+mod vpd;
