@@ -404,6 +404,8 @@ pub struct Depth {
     pub reread: bool,
     /// Ask the device for its health (this may run an outside program).
     pub health: bool,
+    /// Open the device even where that wakes it: only for orders that are about to write to it.
+    pub wake: bool,
 }
 
 /// What surrounds the drives at one moment: mounts of every mount namespace, and swap. Read once for many probes.

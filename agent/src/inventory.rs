@@ -177,8 +177,11 @@ fn port_key(device: &Device) -> Option<(String, String, u64)> {
         Transport::Sas | Transport::Fc | Transport::Iscsi | Transport::Scsi
     )
     .then(|| {
+        // A t10 name is of its vendor's making: of vendor, model and serial mostly, and with some targets the same for
+        // every unit ("IET 00010001"). Two such units are two devices, which the controller takes for a conflict.
+        let world_wide = |wwn: &String| !wwn.starts_with("t10.");
         Some((
-            device.evidence.wwn.clone()?,
+            device.evidence.wwn.clone().filter(world_wide)?,
             device.evidence.serial.clone()?,
             device.size_bytes?,
         ))
@@ -311,6 +314,19 @@ mod tests {
         assert!(
             lun.devices["sda"].paths.is_empty(),
             "another size is another logical unit"
+        );
+        let vendor_s = |name: &str| {
+            let mut unit = port(name);
+            unit.evidence.wwn = Some("t10.IET 00010001".into());
+            unit
+        };
+        let two = fold(
+            &Inventory::default(),
+            [seen(vendor_s("sda")), seen(vendor_s("sdb"))],
+        );
+        assert!(
+            two.devices["sda"].paths.is_empty(),
+            "a name of the vendor's making"
         );
     }
 }

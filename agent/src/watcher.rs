@@ -275,6 +275,7 @@ impl Watcher {
             let health = Depth {
                 reread: false,
                 health: event.health,
+                wake: false,
             };
             if event.controller {
                 let on_it = |device: &&Arc<Device>| {
@@ -313,6 +314,7 @@ impl Watcher {
                 Depth {
                     reread: true,
                     health: false,
+                    wake: false,
                 },
             );
             self.publish([]);
@@ -335,6 +337,7 @@ impl Watcher {
                         Depth {
                             reread: true,
                             health: false,
+                            wake: false,
                         },
                     );
                     self.waiting.push((names, done));
@@ -358,6 +361,7 @@ impl Watcher {
                 Depth {
                     reread: false,
                     health: true,
+                    wake: false,
                 },
                 now,
             );

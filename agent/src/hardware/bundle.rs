@@ -349,6 +349,7 @@ pub fn capture(config: LinuxConfig) -> Result<Captured, CaptureError> {
     let depth = Depth {
         reread: true,
         health: true,
+        wake: false,
     };
     for name in &drives {
         linux.probe(name, &around, depth, Instant::now());

@@ -80,7 +80,9 @@ pub fn nvme_cli(json: &[u8], ioctl: &Health) -> Option<(Health, Vec<String>)> {
 pub fn smartctl(status: i32, json: &[u8]) -> Result<Health, String> {
     match smart::parse(status, json) {
         smart::Answer::Told(health) => Ok(health),
-        smart::Answer::Unsupported(why) | smart::Answer::Failed(why) => Err(why),
+        smart::Answer::Unsupported(why) | smart::Answer::Failed(why) | smart::Answer::NotReady(why) => {
+            Err(why)
+        }
         smart::Answer::Asleep => Err("asleep".to_owned()),
     }
 }

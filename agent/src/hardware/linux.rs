@@ -2,8 +2,8 @@
 //! one [`Device`] each.
 //!
 //! Devices are only ever opened to read (`O_RDONLY | O_NONBLOCK`, for one look also `O_EXCL`), so that nothing it
-//! does makes an event. What is written on a device is read again only when something says that it changed, so that
-//! sleeping disks sleep on; and nothing here is a promise: `member` proves everything anew before it writes.
+//! does makes an event. What is written on a device is read again only when something says that it changed, and never
+//! while the disk sleeps ([`sleep`]); nothing here is a promise: `member` proves everything anew before it writes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -29,6 +29,7 @@ use super::{
 use crate::inventory::are_ports_of_one;
 
 mod health;
+mod sleep;
 
 /// As long as somebody who only looks at a drive may hold it.
 const LOOKED_AT: Duration = Duration::from_millis(20);
@@ -70,6 +71,10 @@ pub struct Linux {
 #[derive(Debug, Clone, Default)]
 struct Memory {
     content: Option<(ContentKey, Content)>,
+    /// It was to be read again, and slept.
+    owed: bool,
+    /// Whether an exclusive open succeeded when one was tried last.
+    exclusive: Option<bool>,
     asked: Option<Asked>,
     window: Option<(Option<u64>, Window)>,
     /// When it was first seen, microseconds since the machine started.
@@ -211,19 +216,20 @@ impl Linux {
     }
 
     /// What is on the drive: remembered, or read now.
-    fn content(&self, device: &Device, key: ContentKey, reread: bool) -> Content {
-        let remembered = self
-            .memory
-            .lock()
-            .get(&device.name)
-            .and_then(|memory| memory.content.clone());
-        if let Some((_, content)) = remembered.filter(|(was, _)| !reread && *was == key) {
-            return content;
+    fn content(&self, device: &Device, key: ContentKey, depth: Depth) -> Content {
+        let memory = self.memory.lock().get(&device.name).cloned().unwrap_or_default();
+        let reread = depth.reread || memory.owed;
+        match memory.content {
+            Some((was, content)) if !reread && was == key => return content,
+            remembered if self.sleeps(device, depth) => return self.unread(device, remembered, &key, depth),
+            _ => {}
         }
         let content = self.read(device);
         // What could not be read is tried again at the next probe.
         let keep = content.faults.is_empty().then(|| (key, content.clone()));
-        self.memory.lock().entry(device.name.clone()).or_default().content = keep;
+        let mut memory = self.memory.lock();
+        let memory = memory.entry(device.name.clone()).or_default();
+        (memory.content, memory.owed) = (keep, false);
         content
     }
 
@@ -268,7 +274,7 @@ impl Linux {
 
     /// Whether nobody else holds it. Never remembered: a holder comes and goes without an event and without a write.
     /// It reads no medium, and closing what was opened to read makes no event.
-    fn exclusive(&self, device: &Device) -> Result<bool, Fault> {
+    fn hold(&self, device: &Device) -> Result<bool, Fault> {
         let mut held = self.host.hold(device);
         if matches!(&held, Err(error) if error.raw_os_error() == Some(libc::EBUSY)) {
             // Somebody else who only looks, a capture for example, holds it for a moment.
@@ -409,7 +415,7 @@ impl Hardware for Linux {
         let free = key.mounts.is_empty()
             && holders::holders(name, &tree, None, around).is_empty()
             && device.size_bytes.is_some_and(|size| size > 0);
-        let mut content = self.content(&device, key, depth.reread);
+        let mut content = self.content(&device, key, depth);
         if let Some(findings) = &content.findings {
             device.evidence.mark = findings.mark.clone();
             device.evidence.partition_table_uuid =
@@ -422,7 +428,7 @@ impl Hardware for Linux {
         }
         device.evidence.backing_file_inode = content.loop_inode.clone();
         let looks_free = free && content.findings.as_ref().and_then(Findings::blank) == Some(true);
-        let exclusive = match looks_free.then(|| self.exclusive(&device)) {
+        let exclusive = match looks_free.then(|| self.exclusive(&device, depth)) {
             Some(Err(fault)) => {
                 content.faults.push(fault);
                 None
@@ -431,7 +437,7 @@ impl Hardware for Linux {
         };
         self.judge_use(&mut device, &tree, tree_ok, &content, exclusive, around);
         device.faults.extend(content.faults);
-        if depth.health {
+        if depth.health && !self.rests(name, depth) {
             let asked = self.ask(&device, now);
             self.memory.lock().entry(name.to_owned()).or_default().asked = Some(asked);
         }
@@ -463,7 +469,7 @@ impl Hardware for Linux {
         else {
             return false;
         };
-        if health::cannot_say(&device).is_some() {
+        if health::cannot_say(&device).is_some() || self.sys.suspended(name) {
             return false;
         }
         self.memory
@@ -562,28 +568,6 @@ fn fault(device: &Device, what: &str, error: &io::Error) -> Fault {
         &device.name,
         format!("{what} {}: {error}", device.dev_path),
     )
-}
-
-impl Linux {
-    fn add_health(&self, device: &mut Device) {
-        if let Some(fault) = health::cannot_say(device) {
-            device.faults.push(fault);
-            return;
-        }
-        let memory = self.memory.lock();
-        let Some(asked) = memory.get(&device.name).and_then(|memory| memory.asked.as_ref()) else {
-            return;
-        };
-        if asked.disk_sequence != device.disk_sequence {
-            return;
-        }
-        device.health = asked.health.clone();
-        device.faults.extend(asked.faults.iter().cloned());
-        if let Some(nvme) = &mut device.nvme {
-            nvme.namespace_count = asked.namespaces;
-            nvme.total_capacity_bytes = asked.total_bytes;
-        }
-    }
 }
 
 #[cfg(test)]

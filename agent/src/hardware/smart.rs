@@ -1,14 +1,15 @@
 //! What `smartctl --json -a -n standby` says of ATA and SCSI drives.
 //!
 //! Its exit status is a bit mask, and most bits are news about the drive, not errors of the program. A drive that
-//! sleeps is left asleep, and what it said last stays.
+//! sleeps is left asleep, and what it said last stays. Looking for the sort of a device, smartctl sends IDENTIFY DEVICE
+//! before it asks for the power state, which wakes some disks; of those on the kernel's own ATA it is told the sort.
 
 use std::io;
 
 use serde_json::Value;
 
-use super::Health;
 use super::program::Output;
+use super::{Device, Health, Transport};
 
 /// What became of asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,16 +20,39 @@ pub(super) enum Answer {
     Unsupported(String),
     /// It sleeps and was not woken.
     Asleep,
+    /// It is there and cannot be used now, and nothing more was asked: in words.
+    NotReady(String),
     /// It could not be read now: in words.
     Failed(String),
 }
 
-/// The arguments for one device.
-pub(super) const ARGUMENTS: [&str; 4] = ["--json", "-a", "-n", "standby"];
+/// The arguments that ask everything of one device.
+pub(super) fn everything(device: &Device) -> Vec<&str> {
+    arguments("-a", device)
+}
+
+/// The arguments that ask a device no more than whether it is awake, and who it is.
+pub(super) fn power(device: &Device) -> Vec<&str> {
+    arguments("-i", device)
+}
+
+fn arguments<'a>(what: &'a str, device: &'a Device) -> Vec<&'a str> {
+    let sort: &[&str] = match device.transport {
+        Transport::Sata => &["-d", "sat"],
+        _ => &[],
+    };
+    let mut all = vec!["--json", what, "-n", "standby"];
+    all.extend_from_slice(sort);
+    all.push(&device.dev_path);
+    all
+}
 
 const BAD_ARGUMENTS: i32 = 1 << 0;
 const OPEN_FAILED: i32 = 1 << 1;
 const DISK_FAILING: i32 = 1 << 3;
+/// An attribute by which the drive foretells its failure is below the drive's own threshold, whatever its summary says.
+/// (The higher bits are of the past: the counters tell what is left of it.)
+const PREFAIL_NOW: i32 = 1 << 4;
 
 /// Reads an answer with its exit status.
 pub(super) fn parse(status: i32, json: &[u8]) -> Answer {
@@ -37,8 +61,13 @@ pub(super) fn parse(status: i32, json: &[u8]) -> Answer {
     };
     let message = messages(&root);
     if status & OPEN_FAILED != 0 {
+        // A SCSI disk that answers INQUIRY but not TEST UNIT READY: smartctl says no more in JSON than who it is.
+        let there = root.pointer("/device/protocol").and_then(Value::as_str) == Some("SCSI")
+            && root.get("user_capacity").is_some();
         return if message.contains("STANDBY") || message.contains("SLEEP") {
             Answer::Asleep
+        } else if there && message.is_empty() {
+            Answer::NotReady("the disk is not ready: it is stopped or starts, or it cannot start".to_owned())
         } else {
             Answer::Failed(format!("smartctl could not open the device: {message}"))
         };
@@ -70,6 +99,7 @@ pub(super) fn asleep(answer: &io::Result<Output>) -> Option<String> {
             stdout,
         }) => match parse(*status, stdout) {
             Answer::Asleep => Some("it sleeps, and is not woken for this".to_owned()),
+            Answer::NotReady(why) => Some(why),
             Answer::Failed(why) => unknown(why),
             Answer::Unsupported(why) if status & BAD_ARGUMENTS != 0 => unknown(why),
             Answer::Unsupported(_) | Answer::Told(_) => None,
@@ -89,6 +119,34 @@ fn messages(root: &Value) -> String {
     texts.join("; ")
 }
 
+/// The number that an attribute counts. Of some the drive packs more into the same six bytes; smartctl knows which, and
+/// writes that behind it, in brackets.
+fn raw(row: &Value) -> Option<u64> {
+    let text = row
+        .pointer("/raw/string")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let digits = text
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .unwrap_or_default();
+    match text.strip_prefix(digits) {
+        Some("") => digits.parse().ok(),
+        Some(rest) if rest.starts_with(' ') => digits.parse().ok(),
+        _ => None,
+    }
+    .or_else(|| row.pointer("/raw/value")?.as_u64())
+}
+
+/// Of a SCSI disk without the page of temperatures smartctl prints 0 degrees, and 0 as the limit.
+fn unmeasured(root: &Value, celsius: u32) -> bool {
+    let limit = ["/temperature/drive_trip", "/scsi_temperature/drive_trip"];
+    let limit = limit.iter().find_map(|path| root.pointer(path)?.as_u64());
+    celsius == 0
+        && limit.unwrap_or(0) == 0
+        && root.pointer("/device/protocol").and_then(Value::as_str) == Some("SCSI")
+}
+
 fn health(root: &Value, status: i32) -> Health {
     let number = |path: &str| root.pointer(path).and_then(Value::as_u64);
     let small = |path: &str| number(path).and_then(|n| u32::try_from(n).ok());
@@ -96,9 +154,8 @@ fn health(root: &Value, status: i32) -> Health {
         let table = root.pointer("/ata_smart_attributes/table")?.as_array()?;
         table
             .iter()
-            .find(|row| row.get("id").and_then(Value::as_u64) == Some(id))?
-            .pointer("/raw/value")?
-            .as_u64()
+            .find(|row| row.get("id").and_then(Value::as_u64) == Some(id))
+            .and_then(raw)
     };
     let passed = root.pointer("/smart_status/passed").and_then(Value::as_bool);
     let uncorrected = ["read", "write", "verify"]
@@ -106,7 +163,7 @@ fn health(root: &Value, status: i32) -> Health {
         .filter_map(|op| number(&format!("/scsi_error_counter_log/{op}/total_uncorrected_errors")))
         .reduce(u64::saturating_add);
     Health {
-        self_assessment_passed: if status & DISK_FAILING != 0 {
+        self_assessment_passed: if status & (DISK_FAILING | PREFAIL_NOW) != 0 {
             Some(false)
         } else {
             passed
@@ -123,93 +180,11 @@ fn health(root: &Value, status: i32) -> Health {
         reallocated_sectors: attribute(5).or_else(|| number("/scsi_grown_defect_list")),
         pending_sectors: attribute(197),
         uncorrectable_errors: attribute(187).max(attribute(198)).max(uncorrected),
-        temperature_celsius: small("/temperature/current"),
+        temperature_celsius: small("/temperature/current").filter(|celsius| !unmeasured(root, *celsius)),
         power_on_hours: number("/power_on_time/hours"),
         source: "smartctl".into(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn an_ata_drive_is_read() {
-        let json = br#"{"smartctl":{"exit_status":0},"smart_status":{"passed":true},
-            "ata_smart_attributes":{"table":[{"id":5,"raw":{"value":8}},{"id":197,"raw":{"value":1}},
-              {"id":187,"raw":{"value":3}},{"id":198,"raw":{"value":2}}]},
-            "power_on_time":{"hours":100},"temperature":{"current":31}}"#;
-        let Answer::Told(health) = parse(0, json) else {
-            panic!("told nothing")
-        };
-        assert_eq!(health.self_assessment_passed, Some(true));
-        assert_eq!(
-            (health.reallocated_sectors, health.pending_sectors),
-            (Some(8), Some(1))
-        );
-        assert_eq!(health.uncorrectable_errors, Some(3));
-        assert_eq!(
-            (health.temperature_celsius, health.power_on_hours),
-            (Some(31), Some(100))
-        );
-    }
-
-    #[test]
-    fn the_exit_status_is_a_mask() {
-        let json = br#"{"temperature":{"current":38},"scsi_grown_defect_list":0}"#;
-        assert!(
-            matches!(parse(4, json), Answer::Told(_)),
-            "a command that a SAS drive lacks is no error"
-        );
-        let Answer::Told(failing) = parse(8 | 64, json) else {
-            panic!("told nothing")
-        };
-        assert_eq!(failing.self_assessment_passed, Some(false));
-    }
-
-    #[test]
-    fn a_sleeping_drive_is_told_from_one_that_cannot_be_opened() {
-        let asleep = br#"{"smartctl":{"messages":[{"string":"Device is in STANDBY mode, exit(2)"}]}}"#;
-        assert_eq!(parse(2, asleep), Answer::Asleep);
-        assert!(matches!(parse(2, b"{}"), Answer::Failed(_)));
-    }
-
-    #[test]
-    fn only_a_disk_that_is_awake_may_be_read_by_who_must_not_wake_it() {
-        let answered = |status, stdout: &str| {
-            asleep(&Ok(Output {
-                status,
-                stdout: stdout.into(),
-            }))
-        };
-        assert_eq!(answered(Some(4), r#"{"temperature":{"current":38}}"#), None);
-        let sas = r#"{"smart_support":{"available":false}}"#;
-        assert_eq!(answered(Some(4), sas), None, "asked, and awake");
-        let standby = r#"{"smartctl":{"messages":[{"string":"Device is in STANDBY mode, exit(2)"}]}}"#;
-        assert!(answered(Some(2), standby).unwrap().starts_with("it sleeps"));
-        for (status, stdout) in [(Some(1), "{}"), (Some(2), "{}"), (Some(0), "<html>"), (None, "")] {
-            let why = answered(status, stdout).unwrap();
-            assert!(why.starts_with("nobody can say"), "{why}");
-        }
-        assert!(asleep(&Err(io::ErrorKind::NotFound.into())).is_some());
-    }
-
-    #[test]
-    fn silence_is_unsupported_and_never_good() {
-        let sas = br#"{"smart_support":{"available":false}}"#;
-        assert_eq!(
-            parse(4, sas),
-            Answer::Unsupported("the device has no SMART support".into())
-        );
-        assert!(matches!(parse(1, b"{}"), Answer::Unsupported(_)));
-        assert!(matches!(parse(0, b"<html>"), Answer::Failed(_)));
-    }
-
-    proptest! {
-        #[test]
-        fn no_answer_panics(status in any::<i32>(), text in "[ -~]{0,300}") {
-            let _ = parse(status, text.as_bytes());
-        }
-    }
-}
+mod tests;

@@ -181,6 +181,21 @@ impl Sysfs {
         Some(paths.iter().filter_map(|path| of(path)).fold(own, Counts::with))
     }
 
+    /// Whether the kernel has put a SCSI or ATA disk to sleep (runtime power management): the first command to it, even
+    /// one of `smartctl -n standby`, would start its motor.
+    ///
+    /// Only these have that trap. NVMe drives save power by themselves (APST) and are not suspended while the machine
+    /// runs: the PCI driver keeps its reference, so an open never leads out of D3cold. Memory cards (mmcblk) are
+    /// suspended a few seconds after each access, by every kernel, and wake without wear: who left them alone would
+    /// never see them.
+    pub(super) fn suspended(&self, name: &str) -> bool {
+        name.starts_with("sd")
+            && matches!(
+                self.attr(name, "device/power/runtime_status").as_deref(),
+                Some("suspended" | "suspending")
+            )
+    }
+
     /// Another one means another medium under the same name; none before Linux 5.15.
     pub(super) fn disk_sequence(&self, name: &str) -> Option<u64> {
         self.number(name, "diskseq")

@@ -260,9 +260,13 @@ fn take(
 /// the drive of the plan too: marks can be copied.
 fn is_planned(context: &Context, order: &EnsureMember, place: &Place) -> Result<(), MemberError> {
     let around = context.hardware.surroundings();
+    let depth = Depth {
+        wake: true,
+        ..Depth::default()
+    };
     let seen = context
         .hardware
-        .probe(&place.disk, &around, Depth::default(), Instant::now())
+        .probe(&place.disk, &around, depth, Instant::now())
         .ok_or_else(|| missing(order))?;
     match expected::differing_evidence(&seen.evidence, &order.drive.evidence) {
         None => Ok(()),

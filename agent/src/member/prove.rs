@@ -118,6 +118,7 @@ impl Proof<'_> {
         let depth = Depth {
             reread: true,
             health: false,
+            wake: true,
         };
         let seen = self
             .hardware
@@ -304,8 +305,12 @@ fn is_used_by_no_other_path(
             &format!("its other paths cannot be known: {}", fault.detail),
         )
     })?;
+    let depth = Depth {
+        wake: true,
+        ..Depth::default()
+    };
     for other in &ports {
-        let Some(port) = hardware.probe(other, around, Depth::default(), Instant::now()) else {
+        let Some(port) = hardware.probe(other, around, depth, Instant::now()) else {
             continue;
         };
         if let Some(fault) = port.faults.iter().find(|fault| hides_a_user(fault)) {

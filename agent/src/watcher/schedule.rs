@@ -193,6 +193,7 @@ fn deeper(a: Depth, b: Depth) -> Depth {
     Depth {
         reread: a.reread || b.reread,
         health: a.health || b.health,
+        wake: a.wake || b.wake,
     }
 }
 
@@ -203,10 +204,12 @@ mod tests {
     const REREAD: Depth = Depth {
         reread: true,
         health: false,
+        wake: false,
     };
     const HEALTH: Depth = Depth {
         reread: false,
         health: true,
+        wake: false,
     };
 
     fn ms(n: u64) -> Duration {
@@ -302,6 +305,7 @@ mod tests {
         let both = Depth {
             reread: true,
             health: true,
+            wake: false,
         };
         assert_eq!(
             schedule.start(start + ms(1), |_| false),

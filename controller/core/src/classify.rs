@@ -435,4 +435,6 @@ pub fn label_value(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod tests;

@@ -48,11 +48,7 @@ impl Recorder {
         if never || device.rotational == Some(false) {
             return None;
         }
-        let arguments: Vec<&str> = smart::ARGUMENTS
-            .into_iter()
-            .chain([device.dev_path.as_str()])
-            .collect();
-        let answer = self.run("smartctl", &arguments);
+        let answer = self.run("smartctl", &smart::power(device));
         smart::asleep(&answer).map(io::Error::other)
     }
 }

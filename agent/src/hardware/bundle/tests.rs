@@ -18,6 +18,7 @@ fn view(machine: &Linux) -> (Surroundings, Vec<Device>) {
     let depth = Depth {
         reread: true,
         health: true,
+        wake: false,
     };
     let devices = machine
         .list()
@@ -241,6 +242,29 @@ fn every_captured_machine_shows_its_devices() {
         wrong.is_empty(),
         "other devices than in {wrong:?}; UPDATE_FIXTURES=1 writes them anew"
     );
+}
+
+/// Bytes and words of one moment and one drive: nothing moves in between, temperature and hours neither.
+#[test]
+fn in_every_captured_machine_the_ioctl_and_nvme_cli_agree_field_by_field() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let mut compared = 0;
+    for guest in ["guest-linux-6.1.json", "guest-linux-6.12.json"] {
+        let bundle: Bundle = serde_json::from_slice(&fs::read(folder.join(guest)).unwrap()).unwrap();
+        for (node, answers) in &bundle.nvme {
+            let log = answers.get().unwrap()["SMART log"].get().unwrap().bytes();
+            let line = format!("nvme smart-log {node} -o json");
+            let printed = bundle.programs[&line].get().unwrap().output().stdout;
+            let native = crate::hardware::nvme::health(&log).unwrap();
+            let mut program = crate::hardware::nvme_cli::smart_log(&printed).unwrap();
+            assert_eq!(program.source, "nvme-cli");
+            program.source.clone_from(&native.source);
+            assert_eq!(native, program, "{guest} {node}");
+            assert!(native.temperature_celsius.is_some() && native.media_errors.is_some());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 8, "{compared} controllers");
 }
 
 /// The device in the words of the bundle: what every field is, is said here once more.

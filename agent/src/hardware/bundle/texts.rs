@@ -18,8 +18,19 @@ pub(super) fn attribute(attribute: &str, text: &str, words: &mut Words) -> Strin
         }
         // `0000:06:00.0`; of a fabric the address of a host.
         "address" if !text.contains('=') => text.to_owned(),
-        "dev" | "size" | "ro" | "removable" | "hidden" | "partition" | "diskseq" | "stat" | "nsid"
-        | "transport" | "md/level" | "loop/autoclear" => text.to_owned(),
+        "device/power/runtime_status"
+        | "dev"
+        | "size"
+        | "ro"
+        | "removable"
+        | "hidden"
+        | "partition"
+        | "diskseq"
+        | "stat"
+        | "nsid"
+        | "transport"
+        | "md/level"
+        | "loop/autoclear" => text.to_owned(),
         _ if attribute.starts_with("queue/") || attribute.ends_with("/partition") => text.to_owned(),
         _ => words.strictly(text),
     }

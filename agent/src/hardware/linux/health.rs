@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::sleep::ASLEEP;
 use super::{Asked, Linux};
 use crate::hardware::ioctl::NvmeRead;
 use crate::hardware::{Device, Fault, Health, Probe, Transport, nvme, nvme_cli, smart};
@@ -83,9 +84,7 @@ impl Linux {
     }
 
     fn ask_smartctl(&self, device: &Device, asked: &mut Asked) {
-        let path = device.dev_path.as_str();
-        let arguments: Vec<&str> = smart::ARGUMENTS.into_iter().chain([path]).collect();
-        let answer = match self.host.run("smartctl", &arguments) {
+        let answer = match self.host.run("smartctl", &smart::everything(device)) {
             Ok(output) => match output.status {
                 Some(status) => smart::parse(status, &output.stdout),
                 None => smart::Answer::Failed("smartctl was ended by a signal".to_owned()),
@@ -107,17 +106,53 @@ impl Linux {
                     .faults
                     .push(Fault::failed(Probe::Smartctl, &device.name, why));
             }
-            // What it said last stays.
-            smart::Answer::Asleep => {
-                let memory = self.memory.lock();
-                let before = memory.get(&device.name).and_then(|memory| memory.asked.clone());
-                if let Some(before) = before.filter(|before| before.disk_sequence == device.disk_sequence) {
-                    *asked = Asked {
-                        at: asked.at,
-                        ..before
-                    };
-                }
+            smart::Answer::Asleep => self.as_before(device, asked, ASLEEP, false),
+            smart::Answer::NotReady(why) => self.as_before(device, asked, &why, true),
+        }
+    }
+
+    /// What it said last stays; `why` it says nothing now is told where it never said anything, or `always`.
+    fn as_before(&self, device: &Device, asked: &mut Asked, why: &str, always: bool) {
+        let memory = self.memory.lock();
+        let before = memory.get(&device.name).and_then(|memory| memory.asked.clone());
+        if let Some(before) = before.filter(|before| before.disk_sequence == device.disk_sequence) {
+            *asked = Asked {
+                at: asked.at,
+                ..before
+            };
+        }
+        if always || asked.health.is_none() {
+            asked.faults.retain(|fault| fault.detail != why);
+            asked
+                .faults
+                .push(Fault::failed(Probe::Smartctl, &device.name, why));
+        }
+    }
+
+    /// What it said last, with what it could not say.
+    pub(super) fn add_health(&self, device: &mut Device) {
+        if let Some(fault) = cannot_say(device) {
+            device.faults.push(fault);
+            return;
+        }
+        let memory = self.memory.lock();
+        let asked = memory
+            .get(&device.name)
+            .and_then(|memory| memory.asked.as_ref())
+            .filter(|asked| asked.disk_sequence == device.disk_sequence);
+        let Some(asked) = asked else {
+            if self.sys.suspended(&device.name) {
+                device
+                    .faults
+                    .push(Fault::failed(Probe::Smartctl, &device.name, ASLEEP));
             }
+            return;
+        };
+        device.health = asked.health.clone();
+        device.faults.extend(asked.faults.iter().cloned());
+        if let Some(nvme) = &mut device.nvme {
+            nvme.namespace_count = asked.namespaces;
+            nvme.total_capacity_bytes = asked.total_bytes;
         }
     }
 

@@ -530,6 +530,7 @@ fn asking_virtual_devices_for_their_health_runs_no_program_and_is_said_once() {
         Depth {
             reread: false,
             health: true,
+            wake: false,
         },
         Instant::now(),
     );

@@ -252,6 +252,12 @@ impl Pieces {
         self.by_kind.get(&kind)
     }
 
+    /// Whether its piece of this kind is a name that its vendor made up (t10), and not a world-wide one.
+    pub(super) fn is_of_its_vendor(&self, kind: PieceKind) -> bool {
+        self.get(kind)
+            .is_some_and(|piece| piece.value.starts_with("t10."))
+    }
+
     /// Pieces that can say who it is, strongest first.
     pub(super) fn identifying(&self) -> impl Iterator<Item = &Piece> {
         self.by_kind.values().filter(|piece| piece.kind.identifies())

@@ -45,7 +45,8 @@ fn natural(name: &str) -> (usize, &str) {
 }
 
 /// Whether two devices of a node are paths of one drive: the agent says so, or they sit on a transport with
-/// several ports and agree in a strong piece, serial and size.
+/// several ports and agree in a strong piece, serial and size. A name of the vendor's making (t10) is none: it is made of
+/// the serial, or the same for all units of a target.
 fn are_paths(a: &SeenDrive<'_>, mine: &Pieces, b: &SeenDrive<'_>, theirs: &Pieces) -> bool {
     let found = Comparison::of(mine, theirs);
     if found.contradicts() || found.differ.contains(&PieceKind::Size) || found.agree.len() < 2 {
@@ -57,7 +58,7 @@ fn are_paths(a: &SeenDrive<'_>, mine: &Pieces, b: &SeenDrive<'_>, theirs: &Piece
         && found
             .agree
             .iter()
-            .any(|kind| kind.is_strong() && *kind != PieceKind::Mark)
+            .any(|kind| kind.is_strong() && *kind != PieceKind::Mark && !mine.is_of_its_vendor(*kind))
         && found.agree.contains(&PieceKind::Serial)
         && found.agree.contains(&PieceKind::Size);
     said || ports

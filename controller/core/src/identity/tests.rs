@@ -379,6 +379,13 @@ fn both_ports_of_a_drive_are_one_drive() {
         };
         assert_eq!(second.verdict, path);
     }
+    // A name of the vendor's making says no more than the serial: two targets may both have it.
+    let (mut c, mut d) = (a.clone(), b.clone());
+    for unit in [&mut c, &mut d] {
+        unit.transport = Transport::Iscsi;
+        unit.evidence.wwn = text("t10.IET 00010001");
+    }
+    assert!(conflict(&run(&[], &[("n", &c), ("n", &d)])[0]).contains("same evidence"));
     // The same evidence on another node is no port.
     assert!(conflict(&run(&[], &[("n", &a), ("m", &b)])[0]).contains("same evidence"));
     // Nor is it on a transport with one port only, unless the agent says so.

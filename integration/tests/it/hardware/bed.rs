@@ -95,6 +95,18 @@ impl Bed {
         Ok(())
     }
 
+    /// Ends the agent of a guest.
+    pub fn stop_agent(guest: &mut Guest) -> Result<()> {
+        let script =
+            "kill $(cat /run/agent.pid); while pidof smart-storage-agent; do sleep 0.1; done >/dev/null";
+        guest.sh(script).map(drop)
+    }
+
+    /// A counter of what the agent of a guest watched.
+    pub fn counted(guest: &mut Guest, what: &str) -> Result<u64> {
+        counted_at(guest, 9080, what)
+    }
+
     /// What the agent of a guest wrote last.
     pub fn agent_log(guest: &mut Guest) -> String {
         guest
@@ -146,4 +158,49 @@ impl Bed {
         .await;
         asked.with_context(|| Self::agent_log(guest))
     }
+}
+
+/// Where a second agent of a guest answers: one that knows no controller, and so rescans as often as it was told to.
+const OTHER: u16 = 9180;
+
+/// Lets a second agent start and rescan every second, `rounds` times, with something done in each round; answers what it
+/// wrote.
+pub fn rescanned(
+    guest: &mut Guest,
+    rounds: u64,
+    mut each: impl FnMut(&mut Guest) -> Result<()>,
+) -> Result<String> {
+    let name = guest.name().to_owned();
+    guest.sh(&format!(
+        "rm -rf /tmp/other; setsid /opt/smart-storage-agent --node-name {name} --data-dir /tmp/other --controller-addr \
+         127.0.0.1:9 --enrol-addr 127.0.0.1:9 --ca-file {STATE}/ca.crt --join-token-file {STATE}/join-token \
+         --health-addr 127.0.0.1:9181 --metrics-addr 127.0.0.1:{OTHER} --discover-interval 1 --weed /opt/weed \
+         >/tmp/other.log 2>&1 </dev/null & echo $! >/run/other.pid"
+    ))?;
+    guest.wait_for(&format!(
+        "wget -q -O - http://127.0.0.1:{OTHER}/metrics >/dev/null || ! [ -e /proc/$(cat /run/other.pid) ]"
+    ))?;
+    let lives = guest.try_sh("[ -e /proc/$(cat /run/other.pid) ]")?.0 == 0;
+    ensure!(lives, "{}", guest.sh("cat /tmp/other.log")?);
+    for round in 1..=rounds {
+        each(guest)?;
+        guest.wait_for(&format!(
+            "[ $(wget -q -O - http://127.0.0.1:{OTHER}/metrics | sed -n '/watched_total.*\"rescan\"/s/.* //p') -gt {round} ]"
+        ))?;
+    }
+    let probes = counted_at(guest, OTHER, "probe")?;
+    ensure!(probes > rounds, "{probes} probes");
+    guest.sh(
+        "kill $(cat /run/other.pid); while [ -e /proc/$(cat /run/other.pid) ]; do sleep 0.1; done; cat /tmp/other.log",
+    )
+}
+
+/// A counter of what the agent watched whose metrics are at this port of the guest.
+fn counted_at(guest: &mut Guest, port: u16, what: &str) -> Result<u64> {
+    let text = guest.sh(&format!("wget -q -O - http://127.0.0.1:{port}/metrics"))?;
+    let line = text.lines().find(|line| {
+        line.starts_with("smart_storage_agent_watched_total") && line.contains(&format!("\"{what}\""))
+    });
+    let line = line.with_context(|| format!("no {what} in {text}"))?;
+    Ok(line.rsplit_once(' ').context("no number")?.1.parse()?)
 }

@@ -83,7 +83,7 @@ async fn a_drive_that_warns_is_shown_so_with_its_words() -> Result<()> {
 
     println!("  one that announces nothing is asked at the agent's start");
     guest.set("mute", "smart_critical_warning", &json!(8))?;
-    guest.sh("kill $(cat /run/agent.pid); while pidof smart-storage-agent; do sleep 0.1; done >/dev/null")?;
+    Bed::stop_agent(&mut guest)?;
     bed.start_agent(&mut guest, "", "")?;
     is(&bed, "MUTE", "Failed", &["went read-only"]).await?;
     is(&bed, "LOUD", "Good", &[]).await?;

@@ -108,22 +108,12 @@ async fn plugged_and_pulled(
     Ok(times)
 }
 
-/// A counter of the agent.
-fn counted(guest: &mut Guest, what: &str) -> Result<u64> {
-    let text = guest.sh("wget -q -O - http://127.0.0.1:9080/metrics")?;
-    let line = text.lines().find(|line| {
-        line.starts_with("smart_storage_agent_watched_total") && line.contains(&format!("\"{what}\""))
-    });
-    let line = line.with_context(|| format!("no {what} in {text}"))?;
-    Ok(line.rsplit_once(' ').context("no number")?.1.parse()?)
-}
-
 /// Whatever was announced has been looked at.
 async fn quiet(guest: &mut Guest) -> Result<(u64, u64)> {
-    let mut before = (counted(guest, "event")?, counted(guest, "probe")?);
+    let mut before = (Bed::counted(guest, "event")?, Bed::counted(guest, "probe")?);
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = (counted(guest, "event")?, counted(guest, "probe")?);
+        let now = (Bed::counted(guest, "event")?, Bed::counted(guest, "probe")?);
         if now == before {
             return Ok(now);
         }
@@ -213,7 +203,7 @@ async fn drives_come_go_grow_and_lose_a_path() -> Result<()> {
     ensure!(probed - probes <= 4, "{} probes", probed - probes);
 
     println!("  its own opens announce nothing");
-    guest.sh("kill $(cat /run/agent.pid); while pidof smart-storage-agent; do sleep 0.1; done >/dev/null")?;
+    Bed::stop_agent(&mut guest)?;
     bed.start_agent(&mut guest, "", "")?;
     guest.wait_for("wget -q -O - http://127.0.0.1:9081/readyz")?;
     // Every drive is opened, read, and opened exclusively where it looks free.
