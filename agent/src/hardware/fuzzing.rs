@@ -9,8 +9,8 @@ use super::host::Live;
 use super::sysfs::Sysfs;
 use super::uevent::Event;
 use super::{
-    Depth, Device, Hardware as _, Health, Mount, Swap, bundle, mounts, nvme, nvme_cli, sim, smart, sysfs,
-    udev, uevent,
+    Depth, Device, Hardware as _, Health, Mount, Swap, bundle, kernel_log, mounts, nvme, nvme_cli, sim,
+    smart, sysfs, udev, uevent,
 };
 
 /// Mounts of a mountinfo table.
@@ -29,6 +29,12 @@ pub fn swaps(text: &str) -> Vec<Swap> {
 #[must_use]
 pub fn udev_database(text: &str) -> BTreeMap<String, String> {
     udev::parse(text)
+}
+
+/// A record of the kernel's log: the drive that could not be read or written, the place, and the words that are kept.
+#[must_use]
+pub fn io_error(record: &str) -> Option<(String, Option<u64>, String)> {
+    kernel_log::parse(record).map(|record| (record.drive, record.bad_place, record.words))
 }
 
 /// An announcement of the kernel: name, path, whether of a controller, of a partition, of health.

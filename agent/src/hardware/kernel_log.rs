@@ -51,13 +51,13 @@ pub struct IoErrors {
 
 /// One error of one drive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Record {
+pub(super) struct Record {
     /// Kernel name of the drive.
-    drive: String,
+    pub(super) drive: String,
     at_us: u64,
     /// Where, if it was the medium.
-    bad_place: Option<u64>,
-    words: String,
+    pub(super) bad_place: Option<u64>,
+    pub(super) words: String,
 }
 
 /// When it was: by the log's clock, and no earlier than, by udevd's. Microseconds since the machine started.
@@ -244,7 +244,7 @@ const OPERATIONS: [&str; 2] = ["READ", "WRITE"];
 /// Reads one record: `4,1234,56789,-;critical medium error, dev sdb, sector 2048 op 0x0:(READ) flags 0x0 ...`, and
 /// as kernels before 5.13 wrote it, after the name of a function. What does not say its operation is too old to be told
 /// from a discard.
-fn parse(record: &str) -> Option<Record> {
+pub(super) fn parse(record: &str) -> Option<Record> {
     let (head, rest) = record.split_once(';')?;
     let mut head = head.split(',');
     // The low three bits are the severity, the others who wrote it: 0 is the kernel.

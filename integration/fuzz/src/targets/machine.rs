@@ -112,6 +112,23 @@ pub(super) const TARGETS: &[Target] = &[
         short: 5000,
     },
     Target {
+        name: "kernel-log",
+        format: Format::Text,
+        run: kernel_log,
+        seeds: none,
+        words: &[
+            ";",
+            "critical medium error",
+            "I/O error",
+            ", dev ",
+            ", sector ",
+            " op 0x0:(READ)",
+            "nvme0c1n1",
+            "99999999999999999999",
+        ],
+        short: 5000,
+    },
+    Target {
         name: "nvme-identify",
         format: Format::Bytes,
         run: nvme_identify,
@@ -304,6 +321,21 @@ fn mountinfo(data: &[u8]) -> u64 {
         mounts.len(),
         mounts.first().map(|m| (m.major == 0, m.root.len() > 1)),
     ))
+}
+
+fn kernel_log(data: &[u8]) -> u64 {
+    let text = text(data);
+    let found = doors::io_error(&text);
+    if let Some((drive, place, words)) = &found {
+        assert!(
+            !drive.is_empty() && drive.bytes().all(|b| b.is_ascii_alphanumeric()),
+            "{drive:?}"
+        );
+        let medium = words.starts_with("critical medium") || words.starts_with("protection");
+        assert_eq!(place.is_some(), medium, "{words:?}");
+        assert!(words.len() < 100, "{words:?}");
+    }
+    outcome(found.map(|(drive, place, _)| (drive.starts_with("nvme"), place.is_some())))
 }
 
 fn swaps(data: &[u8]) -> u64 {

@@ -48,6 +48,7 @@ short! {
     the_database_of_udev = "udev",
     mount_tables = "mountinfo",
     swap_tables = "swaps",
+    records_of_the_kernels_log = "kernel-log",
     nvme_identify = "nvme-identify",
     nvme_smart_logs = "nvme-smart",
     answers_of_nvme_cli = "nvme-cli",
