@@ -153,6 +153,18 @@ fn digits(id: Option<String>) -> Option<String> {
     (!id.starts_with("nvme.") && !id.starts_with("uuid.") && !id.starts_with("eui.")).then(|| id.to_owned())
 }
 
+/// The text of that name, wherever in an answer it stands.
+fn named(answer: &Value, name: &str) -> Option<String> {
+    match answer {
+        Value::Object(fields) => {
+            let own = fields.get(name).and_then(Value::as_str).map(str::to_owned);
+            own.or_else(|| fields.values().find_map(|value| named(value, name)))
+        }
+        Value::Array(all) => all.iter().find_map(|value| named(value, name)),
+        _ => None,
+    }
+}
+
 fn properties(text: &str) -> BTreeMap<String, String> {
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     pairs
@@ -166,13 +178,14 @@ fn compare(guest: &mut Guest, drive: &Value, lsblk: &Value, wrong: &mut Vec<Stri
     let smart = guest.json(&format!("smartctl --json -i /dev/{device}"))?;
     let udev = properties(&guest.sh(&format!("udevadm info -q property -n /dev/{device}"))?);
     let nvme = device.starts_with("nvme");
-    let (controller, namespace) = if nvme {
+    let (controller, namespace, descriptors) = if nvme {
         (
             guest.json(&format!("nvme id-ctrl /dev/{device} -o json"))?,
             guest.json(&format!("nvme id-ns /dev/{device} -o json"))?,
+            guest.json(&format!("nvme ns-descs /dev/{device} -o json"))?,
         )
     } else {
-        (Value::Null, Value::Null)
+        (Value::Null, Value::Null, Value::Null)
     };
     let pmem = if device.starts_with("pmem") {
         guest.json("ndctl list -N")?
@@ -259,6 +272,13 @@ fn compare(guest: &mut Guest, drive: &Value, lsblk: &Value, wrong: &mut Vec<Stri
     });
     field("nguid", evidence("nguid"), &|field| {
         field.is_exactly("nvme id-ns", word(&namespace, "/nguid").filter(blank));
+    });
+    field("uuid", evidence("nvmeUuid"), &|field| {
+        let told = named(&descriptors, "uuid");
+        field.is_exactly(
+            "nvme ns-descs",
+            told.filter(|uuid| uuid.chars().any(|c| c != '0' && c != '-')),
+        );
     });
     field("turns", Some(text(drive, "/drive_type")?.to_owned()), &|field| {
         // Neither lsblk nor the kernel knows what is behind virtio and USB: they say that it turns.

@@ -59,8 +59,9 @@ async fn seen(bed: &Bed, node: &str, serial: &str, there: bool) -> Result<Value>
 
 /// Whether the guest's kernel has a disk with this serial.
 fn kernel_has(guest: &mut Guest, serial: &str) -> Result<bool> {
-    let script =
-        format!("grep -q {serial} /sys/block/*/device/serial /sys/block/*/device/vpd_pg80 2>/dev/null");
+    let script = format!(
+        "grep -q {serial} /sys/block/*/serial /sys/block/*/device/serial /sys/block/*/device/vpd_pg80 2>/dev/null"
+    );
     Ok(guest.try_sh(&script)?.0 == 0)
 }
 
@@ -146,15 +147,22 @@ async fn drives_come_go_grow_and_lose_a_path() -> Result<()> {
     bed.start_agent(&mut guest, "", "")?;
     bed.see(&mut guest, 7).await?;
 
-    let (fast, slow) = (disk("fast")?, disk("slow")?);
-    guest.insert(&fast)?;
-    guest.insert(&slow)?;
+    let (fast, slow, plain) = (disk("fast")?, disk("slow")?, disk("plain")?);
+    for disk in [&fast, &slow, &plain] {
+        guest.insert(disk)?;
+    }
     let nvme = json!({"driver": "nvme", "id": "fast", "bus": "hp0", "serial": "FAST", "drive": "fast"});
     let mut all = plugged_and_pulled(&bed, &mut guest, &nvme, "FAST", PLUGS).await?;
     all.print("NVMe (ACPI)");
     let scsi = scsi_disk("scsi0.0", &slow, Some("SLOW"), Some(WWN + 8), Spindle::Flash);
     let more = plugged_and_pulled(&bed, &mut guest, &scsi, "SLOW", PLUGS).await?;
     more.print("virtio-scsi");
+    all.0.extend(more.0);
+    let virtio = json!({
+        "driver": "virtio-blk-pci", "id": "plain", "bus": "hp0", "serial": "PLAIN", "drive": "plain",
+    });
+    let more = plugged_and_pulled(&bed, &mut guest, &virtio, "PLAIN", PLUGS / 3).await?;
+    more.print("virtio-blk");
     all.0.extend(more.0);
     all.print("plug or pull to GET /v1/nodes");
 
