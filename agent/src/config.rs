@@ -47,6 +47,9 @@ pub struct Args {
     /// Seconds between full rescans, until the controller says otherwise
     #[arg(long, env = "DISCOVER_INTERVAL", default_value = "300")]
     pub discover_interval: String,
+    /// Seconds between two questions for a drive's health; one that announces a change is asked at once
+    #[arg(long, env = "HEALTH_INTERVAL", default_value = "3600")]
+    pub health_interval: String,
     /// Where the host's /dev, /sys, /proc and /run/udev are
     #[arg(long, global = true, env = "HOST_ROOT", default_value = "/")]
     pub host_root: PathBuf,
@@ -110,6 +113,8 @@ pub struct Config {
     pub node_name: String,
     /// Time between full rescans.
     pub discover_interval: Duration,
+    /// Time between two questions for a drive's health.
+    pub health_interval: Duration,
     /// Where the host's folders are.
     pub host_root: PathBuf,
     /// Address of the health port.
@@ -180,6 +185,7 @@ impl Config {
             enrol_addr: judge.take("--enrol-addr", host_port(&args.enrol_addr)),
             node_name: judge.take("--node-name", node_name(args.node_name)),
             discover_interval: judge.take("--discover-interval", seconds(&args.discover_interval)),
+            health_interval: judge.take("--health-interval", seconds(&args.health_interval)),
             health_addr: address(&mut judge, "--health-addr", &args.health_addr),
             metrics_addr: address(&mut judge, "--metrics-addr", &args.metrics_addr),
             ca_file: args.ca_file,
@@ -351,6 +357,7 @@ mod tests {
         let config = judge(&[]).unwrap();
         assert_eq!(config.controllers, ["127.0.0.1:8092"]);
         assert_eq!(config.discover_interval, Duration::from_secs(300));
+        assert_eq!(config.health_interval, Duration::from_secs(3600));
         assert_eq!(config.health_addr.port(), 9081);
     }
 
@@ -362,6 +369,7 @@ mod tests {
             ("--enrol-addr", "x:0"),
             ("--discover-interval", "0"),
             ("--discover-interval", "often"),
+            ("--health-interval", "0"),
             ("--health-addr", "localhost:80"),
             ("--metrics-addr", "9080"),
             ("--host-root", "/no/such/folder"),

@@ -149,7 +149,7 @@ fn linux_config(config: &Config) -> LinuxConfig {
     LinuxConfig {
         host_root: config.host_root.clone(),
         include_loop: config.include_loop.clone(),
-        ..LinuxConfig::default()
+        health_interval: config.health_interval,
     }
 }
 

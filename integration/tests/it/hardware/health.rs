@@ -88,6 +88,32 @@ async fn a_drive_that_warns_is_shown_so_with_its_words() -> Result<()> {
     is(&bed, "MUTE", "Failed", &["went read-only"]).await?;
     is(&bed, "LOUD", "Good", &[]).await?;
 
+    println!("  and at the interval, at the rescan after it");
+    Bed::stop_agent(&mut guest)?;
+    bed.start_agent(&mut guest, "", "--health-interval 1")?;
+    is(&bed, "MUTE", "Failed", &["went read-only"]).await?;
+    guest.set("mute", "smart_critical_warning", &json!(2))?;
+    quietly(PATIENCE, "it is asked again", || async {
+        bed.cluster
+            .rest()?
+            .post("/v1/nodes/ward/classify", &Value::Null)
+            .await?;
+        let drive = shown(&bed, "MUTE").await?;
+        Ok((text(&drive, "/health")? == "Warning").then_some(()))
+    })
+    .await?;
+    is(&bed, "MUTE", "Warning", &["temperature is out of range"]).await?;
+    guest.set("mute", "smart_critical_warning", &json!(8))?;
+    quietly(PATIENCE, "and again", || async {
+        bed.cluster
+            .rest()?
+            .post("/v1/nodes/ward/classify", &Value::Null)
+            .await?;
+        let drive = shown(&bed, "MUTE").await?;
+        Ok((text(&drive, "/health")? == "Failed").then_some(()))
+    })
+    .await?;
+
     println!("  one that can say nothing is unknown, and nobody complains of it");
     let dumb = shown(&bed, "DUMB").await?;
     ensure!(
