@@ -62,6 +62,14 @@ async fn an_agent_in_a_pod_s_namespaces_hears_everything() -> Result<()> {
     has(&mut guest, 4)?;
     guest.pull("fast", PATIENCE)?;
     has(&mut guest, 3)?;
+    // So do mounts of the host's namespace, which is not its own.
+    let probes = "smart_storage_agent_watched_total{what=\"probe\"}";
+    let before = guest.sh(&format!("{NUMBERS} | grep -F '{probes}' | cut -d ' ' -f 2"))?;
+    guest.sh("mkdir -p /mnt/seen && mount --bind /var/lib/smart-storage /mnt/seen")?;
+    guest.wait_for(&format!(
+        "[ $({NUMBERS} | grep -F '{probes}' | cut -d ' ' -f 2) -gt {} ]",
+        before.trim()
+    ))?;
     // What came and went was announced, not found by looking for it.
     let counted = guest.sh(NUMBERS)?;
     let is = |what: &str, count: &str| {
