@@ -19,8 +19,9 @@ const ENOUGH_IOS: u64 = 100;
 const ENOUGH_BUSY_MS: u64 = 2_000;
 /// A drive on which a request takes less than this is in nobody's way, in microseconds.
 const NOTICED_US: u64 = 5_000;
-/// Requests of peers are no more than so many times larger or smaller.
-const SAME_SIZE: u64 = 4;
+/// Requests of peers are no more than so many times larger or smaller in the mean: a few writes of a journal change it
+/// by some times, streaming instead of seeking by more.
+const SAME_SIZE: u64 = 16;
 /// Nothing ended for so long, and something waits. A disk spins up in less, and the kernel gives most commands up then.
 const STUCK_MS: u64 = 30_000;
 
