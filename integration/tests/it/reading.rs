@@ -53,7 +53,16 @@ pub fn complaints(object: &Value) -> String {
     let conditions = list(object, "/conditions")
         .iter()
         .chain(list(object, "/status/conditions"));
-    let bad = conditions.filter(|condition| text(condition, "/status").is_ok_and(|status| status != "True"));
+    // What says that a drive lags is bad where it holds, and of loop drives nobody knows how they are.
+    let is_bad = |condition: &&Value| {
+        let bad: &[&str] = match text(condition, "/type").unwrap_or_default() {
+            "Slow" => &["True"],
+            "DriveHealthy" => &["False"],
+            _ => &["False", "Unknown"],
+        };
+        text(condition, "/status").is_ok_and(|status| bad.contains(&status))
+    };
+    let bad = conditions.filter(is_bad);
     bad.map(|condition| {
         let part = |pointer| text(condition, pointer).unwrap_or_default();
         format!("{} {}: {}", part("/type"), part("/reason"), part("/message"))
