@@ -133,7 +133,8 @@ impl Written {
         members: &BTreeMap<String, Member>,
     ) -> Result<Self> {
         let mut written = Self::default();
-        for seed in 0..12 {
+        // SeaweedFS throws dice for each: of four members one is missed forty times once in some thousand runs.
+        for seed in 0..40 {
             let holders = holders(guest)?;
             let all = members
                 .values()
@@ -144,7 +145,7 @@ impl Written {
             written.one_more(bed, seed).await?;
         }
         anyhow::bail!(
-            "twelve claims, and some member holds nothing: {:?}",
+            "forty claims, and some member holds nothing: {:?}",
             holders(guest)?
         )
     }
